@@ -1,0 +1,1 @@
+"""What a run means: offline, repeatable, from the run directory alone."""

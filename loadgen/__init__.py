@@ -1,0 +1,1 @@
+"""Produces load and writes request records. Importing this package imports nothing else."""

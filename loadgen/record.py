@@ -1,0 +1,82 @@
+"""One record a request: the schema that every later number is derived from.
+
+Here: column names, types, units and the closed set of outcomes. Not here: how records are written (recorder.py, shards.py).
+All `_ns` are CLOCK_MONOTONIC of the sending host; `None` is "not measured", never 0.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+# 1  first version
+SCHEMA = 1
+
+
+class Outcome(StrEnum):
+    """How a request ended. CANCELLED is the harness's own doing and is in no rate, ratio or percentile."""
+
+    OK = "OK"
+    HTTP_ERROR = "HTTP_ERROR"  # a status other than 2xx
+    STREAM_ERROR = "STREAM_ERROR"  # an error event inside a 200
+    TRUNCATED = "TRUNCATED"  # the stream ended without its end: no finish reason, or an incomplete message
+    MALFORMED = "MALFORMED"  # bytes that are not HTTP, SSE or JSON
+    EMPTY = "EMPTY"  # complete, but without a token
+    TIMEOUT = "TIMEOUT"
+    CONNECT_ERROR = "CONNECT_ERROR"
+    TLS_ERROR = "TLS_ERROR"
+    RESET = "RESET"  # connection reset after the request was sent
+    CANCELLED = "CANCELLED"
+    DROPPED = "DROPPED"  # due, but never sent (open model)
+
+
+class Column(NamedTuple):
+    """`type` names an Arrow type: int64, int32, bool, string, or list<int32>."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+
+
+REQUEST_COLUMNS: tuple[Column, ...] = (
+    Column("worker", "int32", "", "index of the load-generating process"),
+    Column("seq", "int64", "", "ordinal of the record in its worker"),
+    Column("request_id", "string", "", "sent as x-request-id, and as the trace id of traceparent"),
+    Column("scenario", "string", "", "name of the task's request"),
+    Column("intended_ns", "int64", "ns", "when the request was due; latencies count from here"),
+    Column("sent_ns", "int64", "ns", "just before the first byte was handed to the kernel"),
+    Column("first_byte_ns", "int64", "ns", "first byte of the answer"),
+    Column("first_token_ns", "int64", "ns", "first event that carries output (content, reasoning or tool call)"),
+    Column("last_token_ns", "int64", "ns", "last event that carries output"),
+    Column("end_ns", "int64", "ns", "the answer was complete, or the failure was seen"),
+    Column("outcome", "string", "", "see Outcome"),
+    Column("status", "int32", "", "HTTP status"),
+    Column("finish_reason", "string", "", "as the server gave it"),
+    Column("error", "string", "", "normalised text of the failure, at most 200 characters"),
+    Column("attempts", "int32", "", "1, or 2 after a retry on a connection that the server had closed while idle"),
+    Column("dns_us", "int32", "us", "name resolution; null on a reused connection"),
+    Column("connect_us", "int32", "us", "TCP handshake; null on a reused connection"),
+    Column("tls_us", "int32", "us", "TLS handshake; null without TLS or on a reused connection"),
+    Column("prompt_tokens", "int32", "", "as the server's usage says, else null"),
+    Column("output_tokens", "int32", "", "see token_source"),
+    Column("token_source", "string", "", "usage (the server's count) or events (output events counted)"),
+    Column("output_events", "int32", "", "events that carried output"),
+    Column("chunk_gaps_us", "list<int32>", "us", "gaps between the stamps of successive output events"),
+    Column("bytes_out", "int64", "B", "request head and body"),
+    Column("bytes_in", "int64", "B", "answer as received, decrypted"),
+    Column("read_lag_us", "int32", "us", "worst delay between the kernel's receipt and our read; null without kernel stamps"),
+    Column("coalesced_reads", "int32", "", "reads that carried more than one output event"),
+    Column("stamp_source", "string", "", "kernel or user: where the receive stamps come from"),
+)
+
+# A worker's own state, one row a second: the evidence when the client itself was the bottleneck.
+HEALTH_COLUMNS: tuple[Column, ...] = (
+    Column("t_ns", "int64", "ns", "end of the second"),
+    Column("cpu_us", "int64", "us", "CPU time of the worker since its start"),
+    Column("rss_b", "int64", "B", "resident memory"),
+    Column("users", "int32", "", "users of this worker"),
+    Column("in_flight", "int32", "", "requests sent and not ended"),
+    Column("loop_lag_p99_us", "int32", "us", "lateness of a 20 ms timer on the event loop, over the second"),
+    Column("loop_lag_max_us", "int32", "us", "the same, the worst"),
+)

@@ -1,0 +1,135 @@
+"""The run directory: its names, its manifest, and the refusal to overwrite. docs/run-directory.md is the reference.
+
+Every process of a run writes its own files here; the manifest is written first by whoever starts the run and its
+status last. Times of steps.jsonl and events.jsonl are CLOCK_MONOTONIC ns of the host that runs the Locust master.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from loadgen.errors import RunDirError
+
+# 1  first version
+SCHEMA = 1
+
+MANIFEST = "run.json"
+STEPS = "steps.jsonl"
+EVENTS = "events.jsonl"
+CLOCKS = "clocks.jsonl"
+REQUESTS = "requests"
+WORKERS = "workers"
+TELEMETRY = "telemetry"
+SIMULATOR = "simulator"
+TRUTH = "simulator/truth.csv"
+LOGS = "logs"
+REPORT = "report"
+LATEST = "latest"
+
+RUNNING, COMPLETE, INTERRUPTED, ABORTED = "running", "complete", "interrupted", "aborted"
+
+
+def create(runs_dir: Path, scenario: str, label: str | None) -> Path:
+    """Make `<runs_dir>/<UTC>-<scenario>-<label>` with its folders and point `latest` at it.
+
+    Raises RunDirError.
+    """
+    parts = [time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), scenario, label or ""]
+    name = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-") for part in parts if part)
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        run = _unused(runs_dir, name)
+        for folder in (REQUESTS, WORKERS, TELEMETRY, LOGS):
+            (run / folder).mkdir()
+        _point_latest(runs_dir, run.name)
+    except OSError as error:
+        raise RunDirError(
+            f"cannot make a run directory under {runs_dir}: {error.strerror}; choose another with --runs-dir"
+        ) from error
+    return run.resolve()
+
+
+def _unused(runs_dir: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        run = runs_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            run.mkdir()
+        except FileExistsError:
+            continue
+        return run
+    raise RunDirError(f"{runs_dir / name} and 999 like it exist already; choose another label with --label")
+
+
+def _point_latest(runs_dir: Path, name: str) -> None:
+    link = runs_dir / f".{LATEST}.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(runs_dir / LATEST)
+
+
+def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
+    """Replace the manifest as a whole, so that a reader sees the old one or the new one."""
+    temporary = run / f".{MANIFEST}.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(run / MANIFEST)
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises RunDirError when it is missing, damaged or of an unknown schema.
+    """
+    path = run / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunDirError(f"{run} is no run directory: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise RunDirError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunDirError(f"{path} is damaged: {error}") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise RunDirError(f"{path} has schema {schema!r}, this version reads {SCHEMA}: use the version that wrote it")
+    return dict(manifest)
+
+
+def finish(run: Path, status: str, reason: str | None = None, **facts: Any) -> None:
+    """Set the final status, unless another process already did; `facts` are added either way."""
+    manifest = read_manifest(run)
+    if manifest["status"] == RUNNING:
+        manifest |= {"status": status, "reason": reason, "ended_ns": time.monotonic_ns()}
+    write_manifest(run, manifest | facts)
+
+
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Append one JSON line in a single write, so that lines of several processes never mix."""
+    data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def log_event(run: Path, kind: str, text: str, **facts: Any) -> None:
+    """Append to events.jsonl: what happened, stamped now."""
+    append_line(run / EVENTS, {"t_ns": time.monotonic_ns(), "kind": kind, "text": text, **facts})
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole JSON lines of a file; a cut last line is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines

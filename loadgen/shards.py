@@ -1,0 +1,88 @@
+"""Append-only Arrow IPC streams: the file format of everything that is measured.
+
+A shard is one process's own file. Batches are appended and flushed; a cut tail costs the last batch only.
+Its schema metadata hold `schema`, `host`, `boot_id` and one (realtime, monotonic) pair in ns, so that its
+clock can be named later. Speaks no clock of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+_TYPES = {
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "list<int32>": pa.list_(pa.int32()),
+}
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot: two monotonic clocks are comparable only when it is equal."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def clock_identity() -> dict[str, str]:
+    """Host, boot id and a (realtime, monotonic) pair in ns: what names the clock of a file."""
+    return {
+        "host": socket.gethostname(),
+        "boot_id": boot_id(),
+        "realtime_ns": str(time.time_ns()),
+        "monotonic_ns": str(time.monotonic_ns()),
+    }
+
+
+def arrow_schema(columns: Iterable[tuple[str, str]], metadata: Mapping[str, str]) -> pa.Schema:
+    """Arrow schema of (name, type) pairs; the type names are those of `record.Column`."""
+    return pa.schema([pa.field(name, _TYPES[kind]) for name, kind in columns], metadata=dict(metadata))
+
+
+class ShardWriter:
+    """Appends batches of columns to one Arrow IPC stream; each append reaches the kernel before it returns."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.rows = 0
+        self._file = path.open("xb", buffering=0)
+        self._stream = pa.ipc.new_stream(self._file, schema)
+
+    def append(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Write one batch; `columns` are in schema order and of equal length."""
+        arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self.schema, strict=True)]
+        self._stream.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self.rows += len(columns[0])
+
+    def close(self) -> None:
+        self._stream.close()
+        self._file.close()
+
+
+def read_shard(path: Path) -> tuple[pa.Table | None, str | None]:
+    """The whole batches of a shard, and one sentence on what is wrong with its tail (None when whole).
+
+    The table is None when not even the schema can be read.
+    """
+    try:
+        with path.open("rb") as file:
+            stream = pa.ipc.open_stream(file)
+            batches: list[pa.RecordBatch] = []
+            problem = None
+            try:
+                for batch in stream:
+                    batches.append(batch)
+            except (pa.ArrowInvalid, OSError) as error:
+                problem = f"{path.name}: cut after {sum(b.num_rows for b in batches)} rows ({error})"
+            return pa.Table.from_batches(batches, schema=stream.schema), problem
+    except (pa.ArrowInvalid, OSError) as error:
+        return None, f"{path.name}: cannot be read ({error})"

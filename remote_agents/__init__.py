@@ -1,0 +1,1 @@
+"""Watches the inference hosts: agents there, one collector process here."""

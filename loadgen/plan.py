@@ -46,7 +46,7 @@ def parse_levels(text: str) -> tuple[int, ...]:
     except ValueError:
         levels = ()
     if not levels or min(levels) < 1:
-        raise UsageError(f"{text!r} are no steps: give whole numbers above 0 with commas between, such as 100,1000,5000")
+        raise UsageError(f"{text!r} are no steps: give whole numbers above 0 and commas, such as 100,1000,5000")
     return levels
 
 

@@ -1,6 +1,7 @@
 """One record a request: the schema that every later number is derived from.
 
-Here: column names, types, units and the closed set of outcomes. Not here: how records are written (recorder.py, shards.py).
+Here: column names, types, units and the closed set of outcomes. Not here: how records are written
+(recorder.py, shards.py).
 All `_ns` are CLOCK_MONOTONIC of the sending host; `None` is "not measured", never 0.
 """
 
@@ -65,7 +66,7 @@ REQUEST_COLUMNS: tuple[Column, ...] = (
     Column("chunk_gaps_us", "list<int32>", "us", "gaps between the stamps of successive output events"),
     Column("bytes_out", "int64", "B", "request head and body"),
     Column("bytes_in", "int64", "B", "answer as received, decrypted"),
-    Column("read_lag_us", "int32", "us", "worst delay between the kernel's receipt and our read; null without kernel stamps"),
+    Column("read_lag_us", "int32", "us", "worst delay from the kernel's receipt to our read; null if unknown"),
     Column("coalesced_reads", "int32", "", "reads that carried more than one output event"),
     Column("stamp_source", "string", "", "kernel or user: where the receive stamps come from"),
 )

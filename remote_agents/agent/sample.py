@@ -103,5 +103,6 @@ TABLES: Dict[str, Tuple[Column, ...]] = {
         Column("overruns", "int64", "", "fast ticks skipped because one came too late"),
         Column("tick_late_us_p99", "int64", "us", "lateness of the fast ticks of the last second"),
         Column("nvml_us_p99", "int64", "us", "time in NVML of one fast tick, over the last second"),
+        Column("dropped", "int64", "", "frames thrown away since the start because the collector did not read"),
     ),
 }

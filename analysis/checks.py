@@ -1,0 +1,230 @@
+"""Caveats that ship with the numbers: what a reader must know before believing one, and what to do about it.
+
+A caveat is a dict of code, text and remedy. Here are the rules and their limits; the evidence comes from metrics.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from analysis.join import MIN_COVERAGE
+from analysis.stats import PERCENTILES, minimum_samples
+from analysis.windows import Window
+from loadgen import rundir
+
+Caveat = dict[str, str]
+
+CLIENT_LAG_MS = 5.0
+CLIENT_LAG_OF_TTFT = 0.02
+WORKER_CPU_PCT = 90.0
+SIMULATOR_LATE = 0.01
+DELIVERED = 0.95
+CANCELLED = 0.05
+ENDED_AFTER = 0.5
+FAILED = 0.01
+COALESCED = 0.05
+TOKENS_PER_EVENT = 0.05
+SIMULATED_GPU = "simulated GPU"
+
+# Events that spoil the step they fall into, and what to do.
+_FAULTS = {
+    "worker_lost": "the load of that worker is missing from then on: repeat the run and see logs/",
+    "collector_lost": "GPU and server figures end there: see logs/",
+    "agent_lost": "figures of that host end there: see logs/",
+    "nvml_hang": "figures of that GPU are missing: look at the driver on that host",
+    "gpu_lost": "a GPU fell off the bus: look at the driver on that host",
+}
+
+
+def _caveat(code: str, text: str, remedy: str) -> Caveat:
+    return {"code": code, "text": text, "remedy": remedy}
+
+
+def step_caveats(
+    step: dict[str, Any], window: Window, manifest: dict[str, Any], events: list[tuple[float, dict[str, Any]]]
+) -> list[Caveat]:
+    """Caveats of one step; `events` are (seconds since the run's start, line of events.jsonl)."""
+    faults = [
+        _caveat(kind, f"{event.get('text', kind)} ({at:.1f} s)", _FAULTS[kind])
+        for at, event in events
+        if (kind := event.get("kind", "")) in _FAULTS and window.ramp_s <= at <= window.end_s
+    ]
+    return [
+        *faults,
+        *_client(step),
+        *_simulator(step, manifest),
+        *_load(step, window, manifest),
+        *_sample(step),
+        *_tokens(step),
+        *_telemetry(step),
+    ]
+
+
+def _client(step: dict[str, Any]) -> Iterator[Caveat]:
+    lag, ttft = step["client_lag_ms"]["p99"], step["ttft_ms_ok"]["p50"]
+    limit = max(CLIENT_LAG_MS, CLIENT_LAG_OF_TTFT * (ttft or 0.0))
+    if lag is not None and lag > limit:
+        yield _caveat(
+            "client_late",
+            f"the client read late: p99 {lag:.1f} ms (limit {limit:.1f} ms, the larger of 5 ms and 2 % of TTFT p50)",
+            "use more workers, or a machine of their own for them",
+        )
+    if (cpu := step["worker_cpu_pct"]) is not None and cpu > WORKER_CPU_PCT:
+        yield _caveat(
+            "worker_cpu",
+            f"a worker used {cpu:.0f} % of its core: it may have held the load back",
+            "use more workers with --workers, or more machines",
+        )
+
+
+def _simulator(step: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Caveat]:
+    if not manifest["target"].get("simulated"):
+        return
+    late = step["simulator_late_share"]
+    if late is None and step["requests"]:
+        yield _caveat(
+            "no_truth",
+            "the simulator's truth log has no token of this step: whether the simulator was on time is not known",
+            "see logs/ for the simulator's end",
+        )
+    elif late is not None and late > SIMULATOR_LATE:
+        yield _caveat(
+            "simulator_late",
+            f"the simulator wrote {100 * late:.1f} % of its tokens more than 5 ms late: its latencies are too long",
+            "lower the concurrency, or run it on a machine with more free cores",
+        )
+
+
+def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Iterator[Caveat]:
+    flying = step["in_flight_mean"]
+    closed = manifest["plan"].get("arrival") == "closed" and not manifest.get("options", {}).get("think_time")
+    if closed and flying is not None and flying < DELIVERED * step["level"]:
+        yield _caveat(
+            "load_not_delivered",
+            f"{flying:.1f} requests were in flight on average, {step['level']} were asked for",
+            "look for connection errors, busy workers and lost workers; give the step more time",
+        )
+    if not window.ended:
+        yield _caveat(
+            "no_step_end",
+            "the step has no end: it was cut by a kill, and its window ends with the last record",
+            "repeat the run",
+        )
+    if (counted := step["requests"] - step["cancelled"]) and not step["ok"]:
+        yield _caveat("all_failed", f"all {counted} requests failed", "see the outcomes and logs/")
+    elif counted and (failed := sum(step["errors"].values())) > FAILED * counted:
+        yield _caveat(
+            "failures",
+            f"{failed} of {counted} requests failed: they count as infinite in the percentiles",
+            "see the outcomes; figures of the survivors are in summary.json as …_ok",
+        )
+    if step["cancelled"] > CANCELLED * step["requests"]:
+        yield _caveat(
+            "many_cancelled",
+            f"the run's end cut {step['cancelled']} of {step['requests']} requests: percentiles miss the slowest",
+            "make the step longer than the slowest answers",
+        )
+    if step["ended_after_window"] > ENDED_AFTER * counted:
+        yield _caveat(
+            "many_ended_after",
+            f"{step['ended_after_window']} of {counted} requests ended after the window: QPS and latencies describe "
+            "different requests",
+            "make the step several times as long as an answer",
+        )
+
+
+def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
+    counted = step["requests"] - step["cancelled"]
+    short = [f"p{p} needs {minimum_samples(p)}" for p in PERCENTILES if counted < minimum_samples(p)]
+    if not counted:
+        yield _caveat("no_requests", "no request began in the window: it has no latencies", "make the step longer")
+    elif short:
+        yield _caveat(
+            "few_requests",
+            f"{counted} requests are too few to bound every percentile: {', '.join(short)}",
+            "make the step longer, or raise --step-requests",
+        )
+
+
+def _tokens(step: dict[str, Any]) -> Iterator[Caveat]:
+    if (share := step["coalesced_share"]) is not None and share > COALESCED:
+        yield _caveat(
+            "coalesced",
+            f"{100 * share:.0f} % of the output events came in one read with others: TTFT is an upper bound, ITL is coarse",
+            "use more workers, or look for a proxy that buffers the stream",
+        )
+    if (share := step["tokens_from_events_share"]) is not None and share > 0:
+        yield _caveat(
+            "tokens_from_events",
+            f"for {100 * share:.0f} % of the requests the server gave no usage: output events were counted as tokens",
+            "let the server report usage (stream_options.include_usage)",
+        )
+    if (ratio := step["tokens_per_event"]) is not None and abs(ratio - 1) > TOKENS_PER_EVENT:
+        yield _caveat(
+            "tokens_per_event",
+            f"an output event carried {ratio:.2f} tokens: ITL and tokens per second spread them evenly",
+            "read ITL as an estimate; TPOT is exact",
+        )
+
+
+def _telemetry(step: dict[str, Any]) -> Iterator[Caveat]:
+    for gpu in step["gpus"]:
+        if gpu["coverage"] < MIN_COVERAGE:
+            yield _caveat(
+                "telemetry_gap",
+                f"samples cover {100 * gpu['coverage']:.0f} % of the window on GPU {gpu['index']} of {gpu['host']}: "
+                "it has no figures",
+                "see events and logs/ for the agent's end",
+            )
+
+
+def run_caveats(
+    manifest: dict[str, Any],
+    events: list[dict[str, Any]],
+    problems: list[str],
+    unreached: list[int],
+    simulated_gpu: bool,
+) -> list[Caveat]:
+    """Caveats of the whole run."""
+    found = []
+    status, reason = manifest["status"], manifest.get("reason")
+    if simulated_gpu or manifest["target"].get("simulated"):
+        found.append(
+            _caveat(
+                "simulated_gpu",
+                f"{SIMULATED_GPU}: the endpoint is the embedded simulator, and GPU and server figures are its model's",
+                "give --host to measure an endpoint of yours",
+            )
+        )
+    if status == rundir.RUNNING:
+        found.append(_caveat("not_finished", "the run has not ended, or was killed", "report again when it has ended"))
+    elif status != rundir.COMPLETE:
+        found.append(_caveat(str(status), f"the run was {status}: {reason or 'no reason given'}", "repeat the run"))
+    found += [
+        _caveat("step_not_reached", f"the step of {level} users never reached its level", "see events and logs/")
+        for level in unreached
+    ]
+    theirs, ours = manifest.get("locust"), manifest.get("recorded")
+    if theirs and ours and theirs != ours:
+        found.append(
+            _caveat(
+                "locust_mismatch",
+                f"Locust counted {_counts(theirs)}, the records hold {_counts(ours)}",
+                "a worker was lost, or this is a fault of ours: keep the run directory and report it",
+            )
+        )
+    else:
+        found += [
+            _caveat("locust_mismatch", event.get("text", "Locust's count differs"), "keep the run directory")
+            for event in events
+            if event.get("kind") == "locust_mismatch"
+        ]
+    found += [
+        _caveat("unreadable", problem, "what could be read is in the figures; see logs/") for problem in problems
+    ]
+    return found
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return f"{counts.get('requests')} requests with {counts.get('failures')} failures"

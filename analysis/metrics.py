@@ -1,0 +1,379 @@
+"""The derived metrics: a table of what each one is, and the figures of a step or of a second.
+
+Times are seconds since the run's start on the controller (join.py); figures are ms, bytes, watts as named.
+CANCELLED requests are counted and are in nothing else but the in-flight mean. Not here: what to make of a figure
+(checks.py), and how it looks (report/, plots/).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.join import MIN_COVERAGE, Telemetry, between, occupied, overlap_mean, seconds, start_ns
+from analysis.load import Run
+from analysis.stats import Floats, describe, percentile
+from analysis.windows import Window
+from loadgen.record import Outcome
+
+GIB = 2**30
+
+
+class Metric(NamedTuple):
+    name: str
+    unit: str
+    formula: str
+    counts: str
+
+
+METRICS = (
+    Metric("QPS", "1/s", "requests that ended in the window / window", "OK, wherever they began"),
+    Metric("success", "%", "OK / (requests − cancelled)", "intended in the window"),
+    Metric("TTFT", "ms", "first event that carries output − intended", "intended in the window; a failure is +∞"),
+    Metric("E2E", "ms", "end − intended", "intended in the window; a failure is +∞"),
+    Metric("TPOT", "ms", "(last token − first token) / (output tokens − 1)", "as E2E; none for a single token"),
+    Metric("ITL", "ms", "gap between tokens, pooled; a chunk of k tokens spreads its gap over k", "gaps of OK requests"),
+    Metric("…_ok", "ms", "the same without failures", "OK: the survivors only"),
+    Metric("output tok/s", "1/s", "output tokens that arrived in the window / window", "OK, wherever they began or ended"),
+    Metric("in flight", "", "time-weighted mean of requests sent and not ended", "all, cancelled ones too"),
+    Metric("percentile", "", "smallest value that p % of the sample do not exceed (inverted CDF)", "no interpolation"),
+    Metric("GPU util", "%", "share of time with a kernel running, mean over the window and the GPUs", "GPU samples"),
+    Metric("VRAM used", "GiB", "memory in use as the driver says, summed over the GPUs", "GPU samples"),
+    Metric(
+        "VRAM effective",
+        "GiB",
+        "used − KV pool + KV usage × KV pool: without the part of the pool that is reserved and empty",
+        "GPU and server samples; none when the server does not tell its pool",
+    ),
+    Metric("power", "W", "energy counter's difference / time; else the mean of the power samples", "summed over the GPUs"),
+    Metric(
+        "client lag",
+        "ms",
+        "worst delay from the kernel's receipt to our read, a request; else lateness of the workers' event loop",
+        "intended in the window but cancelled ones",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """`frame`: a row a request, on the controller's clock; `gap_*`: an element a chunk gap, `gap_row` its request.
+
+    A gap's `gap_s` is the instant it ended, `gap_itl_ms` its length a token, `gap_tokens` the tokens it brought.
+    """
+
+    frame: pd.DataFrame
+    gap_row: NDArray[np.int64]
+    gap_s: Floats
+    gap_itl_ms: Floats
+    gap_tokens: Floats
+
+
+def derive(run: Run) -> Requests:
+    """Latencies and instants of every request.
+
+    The tokens of a request are spread evenly over its output events, which is exact for one token an event.
+    """
+    raw, zero = run.requests, start_ns(run)
+    at = {name: seconds(raw[f"{name}_ns"], zero) for name in ("intended", "sent", "first_token", "last_token", "end")}
+    lengths = np.diff(run.gaps.offsets)
+    outcome = raw["outcome"].fillna("").to_numpy(dtype=object)
+    cancelled = outcome == Outcome.CANCELLED
+    ok = outcome == Outcome.OK
+    tokens, events = (
+        np.asarray(raw[name].to_numpy(dtype=np.float64, na_value=np.nan)) for name in ("output_tokens", "output_events")
+    )
+    chunks = np.where(np.isnan(at["first_token"]), 0, lengths + 1)
+    tokens = np.where(np.isnan(tokens), np.where(np.isnan(events), chunks, events), tokens)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        per_chunk = np.where((chunks > 0) & (tokens > 0), tokens / chunks, 1.0)
+        tpot = np.where(tokens > 1, (at["last_token"] - at["first_token"]) / (tokens - 1), np.nan)
+    frame = pd.DataFrame(
+        {
+            "intended_s": at["intended"],
+            "begin_s": np.where(np.isnan(at["sent"]), at["intended"], at["sent"]),
+            "first_token_s": at["first_token"],
+            "end_s": at["end"],
+            "ttft_ms": _exact_ms(raw["first_token_ns"], raw["intended_ns"]),
+            "e2e_ms": _exact_ms(raw["end_ns"], raw["intended_ns"]),
+            "tpot_ms": tpot * 1e3,
+            "outcome": outcome,
+            "ok": ok,
+            "failed": ~ok & ~cancelled,
+            "cancelled": cancelled,
+            "sent": outcome != Outcome.DROPPED,
+            "tokens": tokens,
+            "chunks": chunks,
+            "per_chunk": per_chunk,
+            "counted": (raw["token_source"] == "usage").to_numpy(dtype=bool, na_value=False),
+            "read_lag_ms": raw["read_lag_us"].to_numpy(dtype=np.float64, na_value=np.nan) / 1e3,
+            "coalesced": raw["coalesced_reads"].to_numpy(dtype=np.float64, na_value=0.0),
+        }
+    )
+    row = np.repeat(np.arange(len(frame)), lengths)
+    elapsed = np.concatenate(([0], np.cumsum(run.gaps.values)))
+    since_first = (elapsed[1:] - elapsed[run.gaps.offsets[:-1]][row]) / 1e6
+    return Requests(
+        frame=frame,
+        gap_row=row,
+        gap_s=at["first_token"][row] + since_first,
+        gap_itl_ms=run.gaps.values / per_chunk[row] / 1e3,
+        gap_tokens=per_chunk[row],
+    )
+
+
+def _exact_ms(later: pd.Series[int], earlier: pd.Series[int]) -> Floats:
+    return np.asarray((later - earlier).to_numpy(dtype=np.float64, na_value=np.nan)) / 1e6
+
+
+def latencies(frame: pd.DataFrame, name: str) -> Floats:
+    """A latency of every request that was not cancelled: failures +infinity, what was not measured left out."""
+    values = np.where(frame["failed"], np.inf, frame[name].to_numpy())[~frame["cancelled"].to_numpy()]
+    return values[~np.isnan(values)]
+
+
+def tokens_arrived(requests: Requests, edges: Floats) -> Floats:
+    """Output tokens of OK requests that arrived in each bin between `edges`."""
+    ok = requests.frame["ok"].to_numpy()
+    first = requests.frame["first_token_s"].to_numpy()
+    firsts = ok & ~np.isnan(first)
+    gaps = ok[requests.gap_row]
+    weights = requests.frame["per_chunk"].to_numpy()[firsts]
+    return _histogram(first[firsts], edges, weights) + _histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
+
+
+def _histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
+    """Sum of weights in each bin [edge, next edge); NaN values fall in none."""
+    bins = np.searchsorted(edges, values, side="right")
+    return np.bincount(bins, weights, minlength=edges.size + 1)[1 : edges.size].astype(np.float64)
+
+
+def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Window) -> dict[str, Any]:
+    """Everything that is said of a step, but for its caveats: the entry of summary.json."""
+    frame, edges = requests.frame, np.array([window.begin_s, window.end_s])
+    chosen = between(frame["intended_s"].to_numpy(), *edges)
+    mine = frame[chosen]
+    ended = frame[between(frame["end_s"].to_numpy(), *edges)]
+    outcomes = Counter(mine["outcome"])
+    ok, cancelled = outcomes.pop(Outcome.OK, 0), outcomes.pop(Outcome.CANCELLED, 0)
+    counted = len(mine) - cancelled
+    good = mine[mine["ok"]]
+    gaps = (chosen & frame["ok"].to_numpy())[requests.gap_row]
+    gap_tokens = requests.gap_tokens[gaps]
+    spread = not np.all(gap_tokens == 1.0)
+    lag, lag_source = _client_lag(run, mine, window)
+    gpus = _gpu_figures(telemetry, edges)
+    return {
+        "level": window.level,
+        "unit": window.unit,
+        "begin_s": window.begin_s,
+        "end_s": window.end_s,
+        "window_s": window.length_s,
+        "requests": len(mine),
+        "ok": ok,
+        "errors": dict(sorted(outcomes.items())),
+        "cancelled": cancelled,
+        "ended_after_window": int((~mine["cancelled"] & ~(mine["end_s"] < window.end_s)).sum()),
+        "success_pct": 100 * ok / counted if counted else None,
+        "qps": _rate(int(ended["ok"].sum()), window),
+        "attempted_qps": _rate(int((~ended["cancelled"]).sum()), window),
+        "failed_qps": _rate(int(ended["failed"].sum()), window),
+        "output_tokens_per_s": _rate(float(tokens_arrived(requests, edges)[0]), window),
+        "in_flight_mean": _in_flight(frame, edges)[0],
+        "ttft_ms": describe(latencies(mine, "ttft_ms")),
+        "ttft_ms_ok": describe(latencies(good, "ttft_ms")),
+        "itl_ms": describe(requests.gap_itl_ms[gaps], gap_tokens if spread else None),
+        "tpot_ms": describe(latencies(mine, "tpot_ms")),
+        "tpot_ms_ok": describe(latencies(good, "tpot_ms")),
+        "e2e_ms": describe(latencies(mine, "e2e_ms")),
+        "e2e_ms_ok": describe(latencies(good, "e2e_ms")),
+        "client_lag_ms": lag,
+        "client_lag_source": lag_source,
+        "worker_cpu_pct": _worker_cpu(run, window),
+        "coalesced_share": _share(mine["coalesced"].sum(), mine["chunks"].sum()),
+        "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
+        "tokens_from_events_share": _share((~good["counted"]).sum(), len(good)),
+        "simulator_late_share": _simulator_late(run, window),
+        "gpus": gpus,
+        "gpu_total": _gpu_total([gpu for gpu in gpus if gpu["simulated"] == telemetry.simulated]),
+        "server": _server_figures(telemetry.servers, edges),
+    }
+
+
+def _rate(count: float, window: Window) -> float | None:
+    return count / window.length_s if window.length_s > 0 else None
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return float(part) / float(whole) if whole else None
+
+
+def _in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
+    sent = frame["sent"].to_numpy()
+    return occupied(frame["begin_s"].to_numpy()[sent], frame["end_s"].to_numpy()[sent], edges)
+
+
+def _client_lag(run: Run, mine: pd.DataFrame, window: Window) -> tuple[dict[str, float | None], str | None]:
+    """p50 and p99 in ms, and where they come from: requests' read lag, else the workers' event loops."""
+    lags = mine.loc[~mine["cancelled"], "read_lag_ms"].dropna().to_numpy()
+    if lags.size:
+        return {f"p{p}": percentile(lags, p) for p in (50, 99)}, "read_lag"
+    rows = _health(run, window)
+    typical, worst = (
+        rows[name].dropna().to_numpy(dtype=np.float64) / 1e3 for name in ("loop_lag_p99_us", "loop_lag_max_us")
+    )
+    lag = {"p50": percentile(typical, 50), "p99": percentile(worst, 99)}
+    return lag, "loop_lag" if typical.size else None
+
+
+def _health(run: Run, window: Window) -> pd.DataFrame:
+    return run.health[between(seconds(run.health["t_ns"], start_ns(run)), window.begin_s, window.end_s)]
+
+
+def _worker_cpu(run: Run, window: Window) -> float | None:
+    """Share of one core that the busiest worker used, %."""
+    busy = []
+    for _, rows in _health(run, window).dropna(subset=["t_ns", "cpu_us"]).groupby("worker"):
+        time_us = (int(rows["t_ns"].iloc[-1]) - int(rows["t_ns"].iloc[0])) / 1e3
+        if time_us > 0:
+            busy.append(100 * (int(rows["cpu_us"].iloc[-1]) - int(rows["cpu_us"].iloc[0])) / time_us)
+    return max(busy, default=None)
+
+
+def _simulator_late(run: Run, window: Window) -> float | None:
+    """Share of the simulator's tokens that it wrote more than 5 ms after they were due."""
+    received_s = (run.truth["received_ns"].to_numpy(dtype=np.float64) - start_ns(run)) / 1e9
+    rows = run.truth[between(received_s, window.begin_s, window.end_s)]
+    return _share(rows["late_tokens"].sum(), rows["output_tokens"].sum())
+
+
+def _gpu_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
+    simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
+    figures = []
+    for (host, index, uuid), rows in telemetry.gpus.groupby(["host", "gpu_index", "gpu_uuid"]):
+        t = rows["t_s"].to_numpy()
+        inside = rows[between(t, *edges)]
+
+        def figure(
+            name: str,
+            rows: pd.DataFrame = rows,
+            t: Floats = t,
+            inside: pd.DataFrame = inside,
+        ) -> dict[str, float] | None:
+            mean, coverage = overlap_mean(t, rows[name].to_numpy(), edges)
+            if coverage[0] < MIN_COVERAGE:
+                return None
+            return {"mean": float(mean[0]), "max": float(max(mean[0], inside[name].max()))}
+
+        power = figure("power_w")
+        energy_w = _energy_power(inside, float(edges[1] - edges[0]))
+        if energy_w is not None:
+            power = {"mean": energy_w, "max": power["max"] if power else energy_w}
+        figures.append(
+            {
+                "host": host,
+                "uuid": uuid,
+                "index": int(index),
+                "simulated": simulated[host],
+                "coverage": float(overlap_mean(t, np.zeros(t.size), edges)[1][0]),
+                "util_pct": figure("util_pct"),
+                "vram_used_bytes": figure("used_b"),
+                "vram_effective_bytes": figure("effective_b"),
+                "vram_total_bytes": float(rows["total_b"].max()),
+                "power_w": power,
+            }
+        )
+    return figures
+
+
+def _energy_power(inside: pd.DataFrame, length_s: float) -> float | None:
+    """Mean power of the energy counter over the samples of a window; None where the counter is missing or restarted."""
+    known = inside.dropna(subset=["energy_j"])
+    if len(known) < 2 or (known["energy_j"].diff() < 0).any():
+        return None
+    time_s = float(known["t_s"].iloc[-1] - known["t_s"].iloc[0])
+    if time_s < MIN_COVERAGE * length_s:
+        return None
+    return float(known["energy_j"].iloc[-1] - known["energy_j"].iloc[0]) / time_s
+
+
+def _gpu_total(gpus: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Over all GPUs: mean utilisation, sums of the rest; None where any GPU has no figure."""
+
+    def means(name: str) -> list[float] | None:
+        known = [gpu[name]["mean"] for gpu in gpus if gpu[name]]
+        return known if known and len(known) == len(gpus) else None
+
+    total: dict[str, float | None] = {
+        name: sum(known) if (known := means(name)) else None
+        for name in ("vram_used_bytes", "vram_effective_bytes", "power_w")
+    }
+    util = means("util_pct")
+    return {"util_pct": sum(util) / len(util) if util else None} | total
+
+
+def _server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
+    """Requests running and waiting, summed over engines; KV usage, their mean. None without server samples."""
+    if servers.empty:
+        return None
+    series = server_series(servers, edges)
+    return {name: None if np.isnan(values[0]) else float(values[0]) for name, values in series.items()}
+
+
+def server_series(servers: pd.DataFrame, edges: Floats) -> dict[str, Floats]:
+    """running, waiting (sums over engines) and kv_usage_ratio (mean) in each bin; NaN where an engine has no data."""
+    engines = [rows for _, rows in servers.groupby(["host", "engine"])]
+    series = {}
+    for name, combine in (("running", np.sum), ("waiting", np.sum), ("kv_usage_ratio", np.mean)):
+        binned = [overlap_mean(rows["t_s"].to_numpy(), rows[name].to_numpy(), edges)[0] for rows in engines]
+        series[name] = combine(binned, axis=0) if binned else np.full(edges.size - 1, np.nan)
+    return series
+
+
+def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float = 1.0) -> pd.DataFrame:
+    """The run in bins of `width_s` from t = 0 to the last request's end; TTFT is of requests intended in the bin."""
+    frame = requests.frame
+    marks = seconds([line["t_ns"] for line in run.steps if "t_ns" in line], start_ns(run))
+    last = max([0.0, *marks, *frame["end_s"].dropna()])
+    edges = np.arange(int(np.ceil(last / width_s)) + 1) * width_s
+    bins = edges.size - 1
+    out = pd.DataFrame({"t_s": edges[:-1]})
+    out["users"] = _users(run, edges)
+    out["in_flight"] = _in_flight(frame, edges)
+    out["qps"] = _histogram(frame["end_s"].to_numpy()[frame["ok"]], edges) / width_s
+    out["failed_qps"] = _histogram(frame["end_s"].to_numpy()[frame["failed"]], edges) / width_s
+    out["output_tokens_per_s"] = tokens_arrived(requests, edges) / width_s
+    out["ttft_p50_ms"], out["ttft_p99_ms"] = np.nan, np.nan
+    counted = frame[~frame["cancelled"]]
+    for number, rows in counted.groupby((counted["intended_s"] // width_s).astype("Int64")):
+        values = latencies(rows, "ttft_ms")
+        if values.size and 0 <= int(number) < bins:
+            out.loc[int(number), ["ttft_p50_ms", "ttft_p99_ms"]] = [percentile(values, 50), percentile(values, 99)]
+    gpus = [rows for _, rows in telemetry.serving.groupby(["host", "gpu_uuid"])]
+    for name, source, combine in (
+        ("gpu_util_pct", "util_pct", np.mean),
+        ("vram_used_b", "used_b", np.sum),
+        ("vram_effective_b", "effective_b", np.sum),
+        ("power_w", "power_w", np.sum),
+    ):
+        binned = [overlap_mean(rows["t_s"].to_numpy(), rows[source].to_numpy(), edges)[0] for rows in gpus]
+        out[name] = combine(binned, axis=0) if binned else np.nan
+    for name, values in server_series(telemetry.servers, edges).items():
+        out[name] = values
+    return out
+
+
+def _users(run: Run, edges: Floats) -> Floats:
+    """Users of all workers: each worker's mean over the bin, summed; a worker that says nothing counts as 0."""
+    total, known = np.zeros(edges.size - 1), np.zeros(edges.size - 1, bool)
+    for _, rows in run.health.groupby("worker"):
+        t = seconds(rows["t_ns"], start_ns(run))
+        mean, _ = overlap_mean(t, rows["users"].to_numpy(dtype=np.float64, na_value=np.nan), edges)
+        total += np.nan_to_num(mean)
+        known |= ~np.isnan(mean)
+    return np.where(known, total, np.nan)

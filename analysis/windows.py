@@ -1,0 +1,77 @@
+"""Each step's windows, from what really happened (steps.jsonl): seconds since the run's start, on the controller.
+
+A step is held from its `begin` line to its `end` line; its figures come from the measuring window, which leaves the
+first `warmup_share` of the hold out. A step that never reached its level has no window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.join import seconds, start_ns
+from analysis.load import Run
+from loadgen.plan import WARMUP_SHARE
+
+
+@dataclass(frozen=True)
+class Window:
+    """`ramp_s` asked for the level, `hold_s` it was there, `begin_s` to `end_s` measured; `ended` is False after a kill."""
+
+    step: int
+    level: int
+    unit: str
+    ramp_s: float
+    hold_s: float
+    begin_s: float
+    end_s: float
+    ended: bool
+
+    @property
+    def length_s(self) -> float:
+        return self.end_s - self.begin_s
+
+
+def step_windows(run: Run) -> tuple[list[Window], list[int]]:
+    """The windows in the order of the steps, and the levels of the steps that were never reached."""
+    zero = start_ns(run)
+    share = float(run.manifest["plan"].get("warmup_share", WARMUP_SHARE))
+    steps: dict[int, dict[str, dict[str, Any]]] = {}
+    for line in run.steps:
+        if {"step", "what", "t_ns"} <= line.keys():
+            steps.setdefault(int(line["step"]), {}).setdefault(line["what"], line)
+    last = _last_s(run, zero)
+    windows: list[Window] = []
+    unreached: list[int] = []
+    for step, lines in sorted(steps.items()):
+        first = lines.get("ramp") or lines.get("begin")
+        if first is None or "begin" not in lines:
+            unreached.extend([int(first["level"])] if first else [])
+            continue
+        hold = (int(lines["begin"]["t_ns"]) - zero) / 1e9
+        following = steps.get(step + 1, {}).get("ramp")
+        if "end" in lines:
+            end = (int(lines["end"]["t_ns"]) - zero) / 1e9
+        else:
+            end = max(hold, (int(following["t_ns"]) - zero) / 1e9 if following else last)
+        windows.append(
+            Window(
+                step=step,
+                level=int(first["level"]),
+                unit=str(first.get("unit", "users")),
+                ramp_s=(int(first["t_ns"]) - zero) / 1e9,
+                hold_s=hold,
+                begin_s=hold + share * (end - hold),
+                end_s=end,
+                ended="end" in lines,
+            )
+        )
+    return windows, unreached
+
+
+def _last_s(run: Run, zero_ns: int) -> float:
+    """When the last record ended: the end of a step that was killed."""
+    ends = seconds(run.requests["end_ns"], zero_ns)
+    return float(np.nanmax(ends)) if np.isfinite(ends).any() else 0.0

@@ -1,0 +1,258 @@
+"""Starts the processes of a run, shows its progress, ends them in order, and hands over a finished run directory.
+
+Never monkey-patched. Every child has a lifeline to this process and a session of its own, so Ctrl-C arrives here
+alone: the first ends the run in order, the second kills. What was recorded stays, whatever happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from loadgen import lifeline, rundir
+from loadgen.errors import LoadgenError, RunAborted
+from loadgen.manifest import new_manifest
+from loadgen.options import ENV_PREFIX, SCENARIO_OPTIONS, Settings
+from loadgen.progress import Progress
+from loadgen.simulator.config import SimulatorConfig
+from loadgen.simulator.profiles import MODELS
+from loadgen.target import find_model
+
+_SIMULATOR = SimulatorConfig()
+_START_S = 60.0
+_STOP_S = 15.0
+
+
+class _Conductor:
+    """The children of one run, and what to tell them."""
+
+    def __init__(self, run: Path, progress: Progress) -> None:
+        self.run = run
+        self.progress = progress
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.interrupts = 0
+        # Locust would take options from LOCUST_* variables: a run is what its own options say.
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("LOCUST_", ENV_PREFIX))}
+        self.env["PYTHONUNBUFFERED"] = "1"
+
+    def spawn(self, name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        log = self.run / rundir.LOGS / f"{name}.log"
+        child = lifeline.spawn(command, log, cwd=self.run, env=self.env, pass_fds=pass_fds)
+        self.children[name] = child
+        return child
+
+    def failed_to_start(self, name: str) -> LoadgenError:
+        log = self.run / rundir.LOGS / f"{name}.log"
+        lines = log.read_text(errors="replace").splitlines()
+        return LoadgenError(f"the {name} did not start: {lines[-1] if lines else 'no output'} (all of it: {log})")
+
+    def end(self) -> None:
+        """Let go of every child and wait for it; one that stays is killed."""
+        for child in self.children.values():
+            lifeline.release(child)
+        deadline = time.monotonic() + lifeline.GRACE_S + 2
+        for child in self.children.values():
+            try:
+                child.wait(timeout=max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        for child in self.children.values():
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def default_workers() -> int:
+    """One a core but one, at least one."""
+    return max((os.cpu_count() or 1) - 1, 1)
+
+
+def prepare(scenario: Path, settings: Settings) -> tuple[Path, Settings]:
+    """Check the target and make the run directory with its manifest. Without a host the target is the simulator.
+
+    Raises TargetError, RunDirError.
+    """
+    simulated = settings.host is None
+    model = settings.model or MODELS[_SIMULATOR.model].name if simulated else find_model(settings)
+    settings = replace(settings, model=model, workers=settings.workers or default_workers())
+    run = rundir.create(Path(settings.runs_dir), scenario.stem, settings.label)
+    target = {
+        "url": settings.host,
+        "model": model,
+        "simulated": simulated,
+        "simulator": asdict(_SIMULATOR) if simulated else None,
+    }
+    rundir.write_manifest(run, new_manifest(run, scenario, target, settings, settings.workers))
+    return run, settings
+
+
+def conduct(run: Path, scenario: Path, settings: Settings) -> None:
+    """Run the plan. Returns when every child has ended and the manifest has its final status.
+
+    Raises LoadgenError when a child cannot be started, RunAborted when the master is lost.
+    """
+    with Progress() as progress:
+        conductor = _Conductor(run, progress)
+        with _interrupts(conductor):
+            try:
+                simulated = settings.host is None
+                if simulated:
+                    settings = replace(settings, host=_start_simulator(conductor))
+                _export(conductor.env, run, settings, simulated=simulated)
+                _run_locust(conductor, scenario, settings)
+            except LoadgenError as error:
+                rundir.finish(run, rundir.ABORTED, str(error))
+                raise
+            finally:
+                conductor.end()
+
+
+def _start_simulator(conductor: _Conductor) -> str:
+    (conductor.run / rundir.SIMULATOR).mkdir()
+    truth = str(conductor.run / rundir.TRUTH)
+    child = conductor.spawn(
+        "simulator", [sys.executable, "-m", "loadgen.cli", "simulator", "--port", "0", "--truth", truth]
+    )
+    log = conductor.run / rundir.LOGS / "simulator.log"
+    deadline = time.monotonic() + _START_S
+    while (announced := re.search(r"http://\S+(?=\s)", log.read_text())) is None:
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise conductor.failed_to_start("simulator")
+        time.sleep(0.02)
+    url = announced[0]
+    manifest = rundir.read_manifest(conductor.run)
+    manifest["target"]["url"] = url
+    rundir.write_manifest(conductor.run, manifest)
+    return url
+
+
+def _export(env: dict[str, str], run: Path, settings: Settings, *, simulated: bool) -> None:
+    """The options, as Locust's parser will read them: by environment, so that no secret shows in a process list."""
+    plan = settings.plan
+    first = plan.steps[0]
+    texts: Mapping[str, Any] = {
+        "model": settings.model,
+        "steps": ",".join(str(step.level) for step in plan.steps),
+        "step_time": f"{first.duration_s}s" if first.duration_s is not None else None,
+        "step_requests": first.requests,
+        "prompt_tokens": settings.prompt_tokens,
+        "output_tokens": settings.output_tokens,
+        "timeout": f"{plan.timeout_s}s",
+        "header": "\n".join(f"{name}:{value}" for name, value in settings.headers),
+        "extra_body": json.dumps(dict(settings.extra_body)) if settings.extra_body else None,
+        "api_key_env": settings.api_key_env,
+        "agents": ",".join(settings.agents) or "none",
+        "metrics_url": settings.metrics_url,
+        "gpus": ",".join(settings.gpus) if settings.gpus is not None else None,
+        "label": settings.label,
+        "runs_dir": settings.runs_dir,
+        "seed": plan.seed,
+    }
+    for option in SCENARIO_OPTIONS:
+        if (text := texts.get(option.key)) is not None:
+            env[option.env] = str(text)
+    env[ENV_PREFIX + "RUN_DIR"] = str(run)
+    if simulated:
+        env[ENV_PREFIX + "TELEMETRY_URL"] = f"{settings.host}/telemetry"
+
+
+def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> None:
+    """Start master and workers, follow the live lines until the master ends."""
+    assert settings.workers is not None
+    assert settings.host is not None
+    ours, theirs = os.pipe()
+    locust = [sys.executable, "-m", "loadgen.locust", "-f", str(scenario), "--host", settings.host]
+    conductor.env[ENV_PREFIX + "LIVE_FD"] = str(theirs)
+    master = conductor.spawn(
+        "master",
+        [
+            *locust,
+            *("--master", "--master-bind-port", "0", "--web-port", "0", "--autostart", "--autoquit", "3"),
+            *("--expect-workers", str(settings.workers), "--expect-workers-max-wait", f"{_START_S:.0f}"),
+        ],
+        pass_fds=(theirs,),
+    )
+    os.close(theirs)
+    del conductor.env[ENV_PREFIX + "LIVE_FD"]
+    started = False
+    asked_to_stop_at: float | None = None
+    lost: set[str] = set()
+    for line in _lines(ours):
+        if line is not None and not started and line["rpc_port"]:
+            started = True
+            port = str(line["rpc_port"])
+            for index in range(settings.workers):
+                conductor.spawn(f"worker-{index}", [*locust, "--worker", "--master-port", port])
+            conductor.progress.say(f"Locust web UI: http://127.0.0.1:{line['web_port']}")
+        if line is not None and line["phase"] != "start":
+            conductor.progress.show(line)
+        for name, child in conductor.children.items():
+            if name.startswith("worker") and child.poll() is not None and name not in lost and line is not None:
+                lost.add(name)
+                if line["phase"] in ("ramp", "hold", "drain"):
+                    conductor.progress.say(f"{name} was lost; its users are gone, the run goes on without them")
+        if conductor.interrupts and asked_to_stop_at is None:
+            asked_to_stop_at = time.monotonic()
+            conductor.progress.say("stopping; press Ctrl-C again to kill")
+            lifeline.tell(master, lifeline.STOP)
+        if asked_to_stop_at is not None and (
+            conductor.interrupts > 1 or time.monotonic() - asked_to_stop_at > _STOP_S + settings.plan.drain_s
+        ):
+            conductor.kill()
+    os.close(ours)
+    code = master.wait()
+    if not started:
+        raise conductor.failed_to_start("master")
+    manifest = rundir.read_manifest(conductor.run)
+    if manifest["status"] == rundir.RUNNING:
+        if conductor.interrupts:
+            rundir.finish(conductor.run, rundir.INTERRUPTED, "killed by the user")
+        else:
+            raise RunAborted(f"the Locust master was lost (exit status {code}); what was recorded is kept")
+
+
+def _lines(descriptor: int) -> Iterator[dict[str, Any] | None]:
+    """The live lines of the master until it closes the pipe; None at least twice a second in between."""
+    os.set_blocking(descriptor, False)
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if selector.select(timeout=0.5):
+                data = os.read(descriptor, 65536)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+            else:
+                yield None
+
+
+@contextmanager
+def _interrupts(conductor: _Conductor) -> Iterator[None]:
+    """Count Ctrl-C (and SIGTERM) instead of being torn out of the work."""
+
+    def count(*_: object) -> None:
+        conductor.interrupts += 1
+        if conductor.interrupts > 2:
+            conductor.kill()
+
+    previous = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+"""Traps of Locust 2.47 that a process-wide change defuses; each is named as in docs/locust.md.
+
+The others are avoided by how the rest of the plugin is built.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Flask, abort, request
+from locust import argument_parser, runners, stats
+
+REPORT_INTERVAL_S = 1.0
+
+
+def defuse() -> None:
+    # T4: each spawn message built this dictionary once an option, about 100 ms of a stopped loop.
+    argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
+    # T6: 60 s after a worker was lost, Locust would start all users again from zero.
+    runners.HEARTBEAT_DEAD_INTERNAL = -math.inf
+    # T10: the stock screen rounds to two digits.
+    stats.bucket_response_time = _three_digits
+    # The live table is refreshed each second; Locust's own statistics are reconciled from the same messages.
+    runners.WORKER_REPORT_INTERVAL = REPORT_INTERVAL_S
+
+
+def _three_digits(milliseconds: float) -> float:
+    if milliseconds < 1000:
+        return round(milliseconds)
+    return round(milliseconds, 2 - math.floor(math.log10(milliseconds)))
+
+
+def close_web_ui(app: Flask) -> None:
+    """T21: the web UI answers pages of its own origin only, and tells no browser otherwise."""
+    for functions in app.after_request_funcs.values():
+        functions[:] = [function for function in functions if not function.__module__.startswith("flask_cors")]
+
+    def same_origin() -> None:
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            abort(403)
+
+    app.before_request(same_origin)
+
+
+def refuse_late_workers(runner: runners.MasterRunner, started: Any) -> None:
+    """T7: a worker that joins after the start would rebalance the users, or stay idle. It is told to quit."""
+    handle = runner.handle_message
+
+    def guarded(client_id: str, message: Any) -> None:
+        if message.type == "client_ready" and started() and client_id not in runner.worker_indexes:
+            runner.server.send_to_client(type(message)("quit", None, client_id))
+            return
+        handle(client_id, message)
+
+    runner.handle_message = guarded

@@ -1,0 +1,117 @@
+"""A worker's side of a run: it opens the recorder, knows the target, and reports to the master each second.
+
+Messages from the master: `loadgen.drain` (send nothing new). Options come with the first spawn message, so they are
+read at `test_start`. Stamps are CLOCK_MONOTONIC ns of this host.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+from typing import Any
+
+import gevent.event
+from locust.env import Environment
+from locust.runners import Runner, WorkerRunner
+
+from loadgen.endpoints import Call
+from loadgen.live import Tally
+from loadgen.options import parse_settings
+from loadgen.recorder import Recorder, quiet_collector
+from loadgen.transport.connection import Target
+
+DRAIN = "loadgen.drain"
+_MAX_STAGGER_S = 2.0
+_STAGGER_SHARE = 0.1
+
+
+class Worker:
+    """Exists from Locust's `init`; its settings, target and recorder from `test_start` on."""
+
+    def __init__(self, environment: Environment, runner: Runner) -> None:
+        self._environment = environment
+        self._runner = runner
+        self._recorder: Recorder | None = None
+        self._sending = gevent.event.Event()
+        self.tally = Tally()
+        self.stagger_s = 0.0
+        events = environment.events
+        events.test_start.add_listener(self._start)
+        events.test_stop.add_listener(self._stop)
+        events.quitting.add_listener(self._stop)
+        events.report_to_master.add_listener(self._add_report)
+        runner.register_message(DRAIN, self._drain)
+
+    @property
+    def recorder(self) -> Recorder:
+        assert self._recorder is not None, "users exist only between test_start and test_stop"
+        return self._recorder
+
+    def _start(self, environment: Environment, **_: Any) -> None:
+        options = vars(environment.parsed_options)
+        self.settings = parse_settings(options, simulated=False, steps_required=False)
+        self.target = Target.of(environment.host)
+        self.model = self.settings.model
+        self._heads: dict[tuple[Any, ...], bytes] = {}
+        step_s = self.settings.plan.steps[0].duration_s if self.settings.plan.steps else None
+        self.stagger_s = min(_MAX_STAGGER_S, _STAGGER_SHARE * (step_s or 0.0))
+        index = self._runner.worker_index if isinstance(self._runner, WorkerRunner) else 0
+        self._recorder = Recorder(Path(options["run_dir"]), index)
+        self._sending.set()
+        quiet_collector()
+
+    def _stop(self, **_: Any) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()
+
+    def _drain(self, **_: Any) -> None:
+        self._sending.clear()
+
+    def wait_while_draining(self) -> None:
+        """Returns at once, unless nothing new may be sent any more: then the user waits here for its end."""
+        if not self._sending.is_set():
+            self._sending.wait()
+
+    def report(self) -> dict[str, Any]:
+        """What the master shows of this worker; plain types."""
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.users = self._runner.user_count
+        return {
+            **self.tally.take(),
+            "in_flight": recorder.in_flight if recorder else 0,
+            "failure": str(recorder.failure) if recorder and recorder.failure else None,
+        }
+
+    def _add_report(self, data: dict[str, Any], **_: Any) -> None:
+        data["loadgen"] = self.report()
+
+    def request_head(self, call: Call, identity: str) -> bytes:
+        """Request line and headers. `identity` is 32 hex digits: the request's id, and its trace id."""
+        key = (call.method, call.path, call.headers)
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._head(call)
+        return b"%bx-request-id: %b\r\ntraceparent: 00-%b-%b-01\r\nContent-Length: %d\r\n\r\n" % (
+            head,
+            identity.encode(),
+            identity.encode(),
+            identity[:16].encode(),
+            len(call.body),
+        )
+
+    def _head(self, call: Call) -> bytes:
+        headers = {
+            "Host": self.target.authority,
+            "User-Agent": f"gpu-loadgen/{importlib.metadata.version('gpu-loadgen')}",
+            "Accept-Encoding": "identity",
+        }
+        if self.settings.api_key_env:
+            headers["Authorization"] = f"Bearer {os.environ.get(self.settings.api_key_env, '')}"
+        named = {name.lower(): (name, value) for name, value in (*headers.items(), *call.headers)}
+        named |= {name.lower(): (name, value) for name, value in self.settings.headers}
+        lines = [f"{call.method} {self.target.base_path}{call.path} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in named.values()]
+        return ("\r\n".join(lines) + "\r\n").encode("latin-1")

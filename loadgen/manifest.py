@@ -1,0 +1,61 @@
+"""The manifest of a new run: everything that is known before the first request."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loadgen import rundir, shards
+from loadgen.options import Settings
+
+_PACKAGES = ("gpu-loadgen", "locust", "gevent", "geventhttpclient", "pandas", "pyarrow", "nvidia-ml-py")
+
+
+def new_manifest(
+    run: Path, scenario: Path, target: dict[str, Any], settings: Settings, workers: int | None
+) -> dict[str, Any]:
+    """Content of run.json with the status "running". `target` has url, model, simulated and simulator."""
+    plan = settings.plan.to_dict()
+    return {
+        "schema": rundir.SCHEMA,
+        "run_id": run.name,
+        "status": rundir.RUNNING,
+        "reason": None,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "label": settings.label,
+        "scenario": {"name": scenario.stem, "path": str(scenario)},
+        "target": target,
+        "plan": plan,
+        "options": settings.public(),
+        "workers": workers,
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "source_revision": _source_revision(),
+        "host": {"name": platform.node(), "cpus": os.cpu_count(), "kernel": platform.release()},
+        "clock": {key: int(value) if key.endswith("_ns") else value for key, value in shards.clock_identity().items()},
+        # Two runs can be compared when these are equal; the server is what may differ.
+        "comparable": {
+            "scenario": scenario.stem,
+            "arrival": plan["arrival"],
+            "prompt_tokens": settings.prompt_tokens,
+            "output_tokens": settings.output_tokens,
+            "extra_body": dict(settings.extra_body),
+            "simulated": target["simulated"],
+        },
+    }
+
+
+def _source_revision() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5
+        )
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,82 @@
+"""What a user sees while a run goes on: a live line of figures on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+_PLAIN_EVERY_S = 5.0
+_COLUMNS = ("step", "phase", "users", "QPS", "TTFT p50", "TTFT p99", "errors", "queue", "GPU", "VRAM")
+
+
+class Progress:
+    """Use as a context; `show` takes the master's live lines. Writes to standard error."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
+        self._last_plain = -_PLAIN_EVERY_S
+        self._last_key: tuple[Any, ...] = ()
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        if self._live is not None:
+            self._live.console.print(text, highlight=False)
+        else:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def show(self, line: dict[str, Any]) -> None:
+        cells = _cells(line)
+        if self._live is not None:
+            table = Table(*_COLUMNS, box=None, pad_edge=False)
+            table.add_row(*cells)
+            self._live.update(table)
+            return
+        key = (line["step"], line["phase"])
+        now = time.monotonic()
+        if key != self._last_key or now - self._last_plain >= _PLAIN_EVERY_S:
+            self._last_key, self._last_plain = key, now
+            self.say("  ".join(f"{name} {cell}" for name, cell in zip(_COLUMNS, cells, strict=True)))
+
+
+def _cells(line: dict[str, Any]) -> tuple[str, ...]:
+    telemetry = line["telemetry"]
+    gpus = telemetry.get("gpus") or []
+    server = telemetry.get("server") or {}
+    utils = [gpu["util_pct"] for gpu in gpus if gpu.get("util_pct") is not None]
+    used = [gpu["vram_used_b"] for gpu in gpus if gpu.get("vram_used_b") is not None]
+    total = [gpu["vram_total_b"] for gpu in gpus if gpu.get("vram_total_b") is not None]
+    mark = " (simulated)" if telemetry.get("simulated") and gpus else ""
+    level = f"/{line['level']}" if line["level"] is not None else ""
+    return (
+        f"{max(line['step'] + 1, 0)}/{line['steps']}" if line["steps"] else "-",
+        line["phase"],
+        f"{line['users']}{level}",
+        f"{line['qps']:.1f}",
+        _ms(line["ttft_p50_ms"]),
+        _ms(line["ttft_p99_ms"]),
+        str(line["failed"]),
+        f"{server['waiting']:.0f}" if server.get("waiting") is not None else "-",
+        f"{sum(utils) / len(utils):.0f} %{mark}" if utils else "-",
+        f"{sum(used) / 1e9:.1f}/{sum(total) / 1e9:.1f} GB{mark}" if used else "-",
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"

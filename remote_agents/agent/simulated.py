@@ -1,0 +1,78 @@
+"""GPU and host rows of our simulator instead of NVML: the same tables, read over HTTP ten times a second.
+
+    GET <telemetry_url> -> {"schema": 1, "simulated": true, "t_mono_ns": …,
+                            "hosts": [{"host": …, "gpu_fast": [row, …], "gpu_slow": [row, …], "host_counters": row}]}
+
+A row is an object with exactly the table's columns. Every tenth answer gives gpu_slow and host rows too. The
+simulator runs on this host, so its stamps are this host's CLOCK_MONOTONIC.
+"""
+
+import json
+from typing import Any, Callable, Dict, List, Set
+
+from remote_agents.agent.fetch import FETCH_ERRORS, Fetcher
+from remote_agents.agent.outbox import Outbox
+from remote_agents.agent.pace import FAST_NS, SLOW_EVERY, Meter, Pace
+from remote_agents.agent.sample import SCHEMA, TABLES
+
+
+def poll(url: str, outbox: Outbox, meter: Meter, announce: Callable[..., None]) -> None:
+    """Thread body, never returns; `announce(host=…, …)` sends the HELLO of a simulated host."""
+    fetcher = Fetcher(url, timeout_s=2.0)
+    pace = Pace(FAST_NS)
+    known: Set[str] = set()
+    answers = 0
+    answering = True
+    while True:
+        late_ns = pace.wait()
+        try:
+            hosts = read_answer(*fetcher.get())
+        except (*FETCH_ERRORS, ValueError) as error:
+            if answering:
+                outbox.event("simulator_lost", f"the simulator's telemetry at {url} cannot be read: {error}")
+            answering = False
+            continue
+        if not answering:
+            outbox.event("simulator_back", f"the simulator's telemetry at {url} is read again")
+        answering = True
+        for name, tables in hosts.items():
+            if name not in known:
+                known.add(name)
+                announce(host=name, simulated=True, gpus=_gpus(tables["gpu_fast"]), nvml={"state": "simulated"})
+            for table, rows in tables.items():
+                if table == "gpu_fast" or answers % SLOW_EVERY == 0:
+                    outbox.sample(table, rows, name)
+        answers += 1
+        meter.tick(late_ns, pace.skipped)
+
+
+def read_answer(status: int, body: bytes) -> Dict[str, Dict[str, List[List[Any]]]]:
+    """Host -> table -> rows in column order. Raises ValueError with what is wrong."""
+    if status != 200:
+        raise ValueError(f"status {status}")
+    answer = json.loads(body.decode())
+    if answer.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {answer.get('schema')!r}, this agent reads {SCHEMA}")
+    try:
+        return {
+            host["host"]: {
+                "gpu_fast": [_row("gpu_fast", row) for row in host["gpu_fast"]],
+                "gpu_slow": [_row("gpu_slow", row) for row in host["gpu_slow"]],
+                "host": [_row("host", host["host_counters"])],
+            }
+            for host in answer["hosts"]
+        }
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from error
+
+
+def _row(table: str, row: Dict[str, Any]) -> List[Any]:
+    return [row[column.name] for column in TABLES[table]]
+
+
+def _gpus(rows: List[List[Any]]) -> List[Dict[str, Any]]:
+    names = [column.name for column in TABLES["gpu_fast"]]
+    uuid, index, total = (names.index(name) for name in ("gpu_uuid", "gpu_index", "mem_total_b"))
+    return [
+        {"index": row[index], "uuid": row[uuid], "name": "simulated", "mem_total_b": row[total]} for row in rows
+    ]

@@ -151,7 +151,7 @@ def _tokens(step: dict[str, Any]) -> Iterator[Caveat]:
     if (share := step["coalesced_share"]) is not None and share > COALESCED:
         yield _caveat(
             "coalesced",
-            f"{100 * share:.0f} % of the output events came in one read with others: TTFT is an upper bound, ITL is coarse",
+            f"{100 * share:.0f} % of the output events shared a read: TTFT is an upper limit, ITL is coarse",
             "use more workers, or look for a proxy that buffers the stream",
         )
     if (share := step["tokens_from_events_share"]) is not None and share > 0:
@@ -221,7 +221,7 @@ def run_caveats(
             if event.get("kind") == "locust_mismatch"
         ]
     found += [
-        _caveat("unreadable", problem, "what could be read is in the figures; see logs/") for problem in problems
+        _caveat("data_problem", problem, "what could be read is in the figures; see logs/") for problem in problems
     ]
     return found
 

@@ -7,6 +7,7 @@ Also here: overlap-weighted means of samples over windows, and the GPU and serve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,28 +17,32 @@ from numpy.typing import NDArray
 
 from analysis.load import Host, Run
 from analysis.stats import Floats
+from remote_agents.clock import ClockFit, bound_at, fit_clocks, to_controller
 
 # A window with fewer samples than this share of its length has no figure.
 MIN_COVERAGE = 0.5
 # A server sample this old no longer says how full the KV cache was.
 _KV_TOLERANCE_S = 3.0
+# A larger error than half a second blurs the timeline's bins.
+_BLURRED_NS = 500_000_000
+_PROBE = {"host", "t0_ns", "t1_ns", "t2_ns", "t3_ns"}
 
 
 class HostClock(NamedTuple):
-    """How a host's clock became the controller's: `offset_ns` was subtracted; `bound_ns` is the error's bound."""
+    """How a host's clock became the controller's: the fit (None: it is the same clock) and the worst error's bound."""
 
     host: str
     simulated: bool
-    offset_ns: int
+    fit: ClockFit | None
     bound_ns: int
 
 
 @dataclass(frozen=True)
 class Telemetry:
-    """`gpus`: a row a sample (host, gpu_uuid, gpu_index, t_s, util_pct, used_b, effective_b, total_b, power_w, energy_j).
+    """Samples of all hosts, ascending in time; seconds since the run's start, floats, NaN where not measured.
 
-    `servers`: a row a scrape and engine (host, engine, t_s, running, waiting, kv_usage_ratio, kv_pool_b). Times are
-    seconds since the run's start; values are float, NaN where not measured.
+    `gpus`: host, gpu_uuid, gpu_index, t_s, util_pct, used_b, effective_b, total_b, power_w, energy_j, a row a sample.
+    `servers`: host, engine, t_s, running, waiting, kv_usage_ratio, kv_pool_b, a row a scrape and engine.
     """
 
     gpus: pd.DataFrame
@@ -73,25 +78,34 @@ def seconds(times_ns: Any, zero_ns: int) -> Floats:
 def telemetry(run: Run) -> Telemetry:
     """GPU and server samples of every host on the controller's clock."""
     zero = start_ns(run)
+    fits = fit_clocks(probe for probe in run.probes if probe.keys() >= _PROBE)
     clocks: list[HostClock] = []
     problems: list[str] = []
     gpus, servers = [_NO_GPUS], [_NO_SERVERS]
     for host in run.hosts:
-        clock = _clock(host, run)
-        if clock is None:
+        same = host.boot_id == run.manifest["clock"].get("boot_id", "")
+        fit = None if same else fits.get(host.clock)
+        if fit is None and not same:
             problems.append(f"telemetry of {host.name}: left out, no clock probes tie its clock to the controller's")
             continue
-        clocks.append(clock)
-        server = _server(host, zero + clock.offset_ns)
-        servers.append(server)
-        gpus.append(_gpu(host, zero + clock.offset_ns, server))
-    return Telemetry(_stack(gpus), _stack(servers), clocks, problems)
+        servers.append(_server(host, fit, zero))
+        gpus.append(_gpu(host, fit, zero))
+        clocks.append(HostClock(host.name, host.simulated, fit, _worst_bound_ns(host, fit)))
+        if clocks[-1].bound_ns > _BLURRED_NS:
+            problems.append(f"telemetry of {host.name}: its time is known to {clocks[-1].bound_ns / 1e9:.1f} s only")
+    machines = {host.name: host.clock for host in run.hosts}
+    return Telemetry(_with_effective(_stack(gpus), _stack(servers), machines), _stack(servers), clocks, problems)
 
 
-def _clock(host: Host, run: Run) -> HostClock | None:
-    if host.boot_id == run.manifest["clock"].get("boot_id", ""):
-        return HostClock(host.name, host.simulated, 0, 0)
-    return None
+def _worst_bound_ns(host: Host, fit: ClockFit | None) -> int:
+    """The clock fit's bound and half the time that a read took, at their worst."""
+    worst = 0
+    for table in host.tables.values():
+        t0, t1 = (table[name].to_numpy(dtype=np.int64) for name in ("t0_mono_ns", "t1_mono_ns"))
+        if t0.size:
+            bound = (t1 - t0) // 2 + (bound_at(fit, t0) if fit else 0)
+            worst = max(worst, int(bound.max()))
+    return worst
 
 
 def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -119,22 +133,25 @@ _NO_GPUS = pd.DataFrame(
 )
 
 
-def _middle(frame: pd.DataFrame, zero_ns: int) -> Floats:
+def _middle(frame: pd.DataFrame, fit: ClockFit | None, zero_ns: int) -> Floats:
     """A read took from t0 to t1: its value is put in the middle."""
-    return (seconds(frame["t0_mono_ns"], zero_ns) + seconds(frame["t1_mono_ns"], zero_ns)) / 2
+    t0, t1 = (frame[name].to_numpy(dtype=np.int64) for name in ("t0_mono_ns", "t1_mono_ns"))
+    middle = t0 + (t1 - t0) // 2
+    return np.asarray((to_controller(fit, middle) if fit else middle) - zero_ns, dtype=np.float64) / 1e9
 
 
-def _server(host: Host, zero_ns: int) -> pd.DataFrame:
+def _server(host: Host, fit: ClockFit | None, zero_ns: int) -> pd.DataFrame:
     raw = host.tables.get("server")
     if raw is None or raw.empty:
         return _NO_SERVERS
     names = ["running", "waiting", "kv_usage_ratio", "kv_pool_b"]
     values = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in names}
-    frame = pd.DataFrame({"host": host.name, "engine": raw["engine"].fillna(""), "t_s": _middle(raw, zero_ns)} | values)
+    keys = {"host": host.name, "engine": raw["engine"].fillna(""), "t_s": _middle(raw, fit, zero_ns)}
+    frame = pd.DataFrame(keys | values)
     return frame.sort_values("t_s", ignore_index=True)
 
 
-def _gpu(host: Host, zero_ns: int, server: pd.DataFrame) -> pd.DataFrame:
+def _gpu(host: Host, fit: ClockFit | None, zero_ns: int) -> pd.DataFrame:
     raw = host.tables.get("gpu_fast")
     if raw is None or raw.empty:
         return _NO_GPUS
@@ -142,12 +159,12 @@ def _gpu(host: Host, zero_ns: int, server: pd.DataFrame) -> pd.DataFrame:
     def column(name: str, scale: float = 1.0) -> Floats:
         return np.asarray(raw[name].to_numpy(dtype=np.float64, na_value=np.nan)) * scale
 
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "host": host.name,
             "gpu_uuid": raw["gpu_uuid"],
             "gpu_index": column("gpu_index"),
-            "t_s": _middle(raw, zero_ns),
+            "t_s": _middle(raw, fit, zero_ns),
             "util_pct": column("util_pct"),
             "used_b": column("mem_used_b"),
             "effective_b": np.nan,
@@ -156,31 +173,41 @@ def _gpu(host: Host, zero_ns: int, server: pd.DataFrame) -> pd.DataFrame:
             "energy_j": column("energy_mj", 1e-3),
         }
     ).sort_values("t_s", ignore_index=True)
-    for uuid, kv in _kv_of(frame, server).items():
-        mine = frame["gpu_uuid"] == uuid
-        at = pd.merge_asof(frame.loc[mine, ["t_s"]], kv, on="t_s", direction="nearest", tolerance=_KV_TOLERANCE_S)
-        free = (at["kv_pool_b"] * (1 - at["kv_usage_ratio"])).to_numpy()
-        frame.loc[mine, "effective_b"] = frame.loc[mine, "used_b"] - free
-    return frame
 
 
-def _kv_of(gpus: pd.DataFrame, server: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Each GPU's KV cache over time (t_s, kv_usage_ratio, kv_pool_b).
+def _with_effective(gpus: pd.DataFrame, servers: pd.DataFrame, machines: dict[str, str]) -> pd.DataFrame:
+    """`gpus` with effective_b: used - pool + usage * pool, from the engines that run on the same machine."""
+    effective = gpus["effective_b"].to_numpy(copy=True)
+    for machine, mine in gpus.groupby(gpus["host"].map(machines)):
+        engines = servers[servers["host"].map(machines) == machine]
+        for rows, kv in _kv_by_gpu(mine, engines):
+            at = pd.merge_asof(
+                rows[["t_s"]],
+                kv,
+                on="t_s",
+                direction="nearest",
+                tolerance=_KV_TOLERANCE_S,  # type: ignore[arg-type]  # the stubs know no float keys
+            )
+            empty = (at["kv_pool_b"] * (1 - at["kv_usage_ratio"])).to_numpy()
+            effective[rows.index] = rows["used_b"].to_numpy() - empty
+    return gpus.assign(effective_b=effective)
+
+
+def _kv_by_gpu(gpus: pd.DataFrame, servers: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Each GPU's samples, and its KV cache over time (t_s, kv_usage_ratio, kv_pool_b).
 
     Engines belong to GPUs by order when there are as many; else every GPU is given the engines' mean.
     """
-    known = server.dropna(subset=["t_s", "kv_usage_ratio", "kv_pool_b"])[["engine", "t_s", "kv_usage_ratio", "kv_pool_b"]]
+    known = servers[["engine", "t_s", "kv_usage_ratio", "kv_pool_b"]].dropna()
     if known.empty:
-        return {}
-    uuids = gpus.drop_duplicates("gpu_uuid").sort_values("gpu_index")["gpu_uuid"]
-    engines = sorted(known["engine"].unique(), key=lambda name: (len(name), name))
-    if len(engines) == len(uuids):
-        return {
-            uuid: known.loc[known["engine"] == engine].drop(columns="engine")
-            for uuid, engine in zip(uuids, engines, strict=True)
-        }
-    mean = known.drop(columns="engine").groupby("t_s", as_index=False).mean()
-    return dict.fromkeys(uuids, mean)
+        return
+    cards = [rows for _, rows in gpus.groupby(["host", "gpu_index", "gpu_uuid"])]
+    engines = sorted(known.groupby("engine"), key=lambda item: (len(str(item[0])), item[0]))
+    if len(engines) == len(cards):
+        yield from zip(cards, (rows.drop(columns="engine") for _, rows in engines), strict=True)
+    else:
+        mean = known.drop(columns="engine").groupby("t_s", as_index=False).mean()
+        yield from ((card, mean) for card in cards)
 
 
 def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Floats]:
@@ -203,14 +230,14 @@ def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Fl
     covered = _integral(knots, spans, edges)
     with np.errstate(invalid="ignore", divide="ignore"):
         coverage = np.where(width > 0, covered / width, 0.0)
-        mean = _integral(knots, spans * v, edges) / covered
+        mean = v[0] + _integral(knots, spans * (v - v[0]), edges) / covered
     return np.where(coverage >= MIN_COVERAGE, mean, np.nan), coverage
 
 
 def _integral(knots: Floats, areas: Floats, edges: Floats) -> Floats:
     """Area between edges of a function that is constant from knot 2i to knot 2i + 1 and 0 elsewhere."""
     cumulated = np.cumsum(np.column_stack((np.zeros(areas.size), areas)).ravel())
-    return np.diff(np.interp(edges, knots, cumulated))
+    return np.asarray(np.diff(np.interp(edges, knots, cumulated)))
 
 
 def occupied(begin_s: Floats, end_s: Floats, edges: Floats) -> Floats:
@@ -218,13 +245,13 @@ def occupied(begin_s: Floats, end_s: Floats, edges: Floats) -> Floats:
     known = ~(np.isnan(begin_s) | np.isnan(end_s))
     area = _ramps(np.sort(begin_s[known]), edges) - _ramps(np.sort(end_s[known]), edges)
     width = np.diff(edges)
-    return np.divide(np.diff(area), width, out=np.full(width.size, np.nan), where=width > 0)
+    return np.asarray(np.divide(np.diff(area), width, out=np.full(width.size, np.nan), where=width > 0))
 
 
 def _ramps(starts: Floats, at: Floats) -> Floats:
     """Sum over the sorted starts of max(0, at - start)."""
     index = np.searchsorted(starts, at)
-    return index * at - np.concatenate(([0.0], np.cumsum(starts)))[index]
+    return np.asarray(index * at - np.concatenate(([0.0], np.cumsum(starts)))[index])
 
 
 def between(t_s: Floats, begin_s: float, end_s: float) -> NDArray[np.bool_]:

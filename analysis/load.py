@@ -38,9 +38,10 @@ class Gaps(NamedTuple):
 
 @dataclass(frozen=True)
 class Host:
-    """Telemetry of one inference host: a frame a table of sample.TABLES, on that host's clock."""
+    """Telemetry of one inference host: a frame a table of sample.TABLES; `clock` names the machine that stamped it."""
 
     name: str
+    clock: str
     boot_id: str
     simulated: bool
     tables: dict[str, pd.DataFrame]
@@ -148,7 +149,8 @@ def _frame(table: pa.Table | None, columns: Iterable[Any]) -> pd.DataFrame:
     """Frame of the table's columns, or an empty one with the same types."""
     if table is None:
         return pd.DataFrame({c.name: pd.Series(dtype=_PANDAS[c.type]) for c in columns})
-    return table.select([c.name for c in columns]).to_pandas(types_mapper=_EXACT.get)
+    frame: pd.DataFrame = table.select([c.name for c in columns]).to_pandas(types_mapper=_EXACT.get)
+    return frame
 
 
 def _flatten(table: pa.Table | None) -> Gaps:
@@ -173,7 +175,8 @@ def _host(folder: Path, problems: list[str]) -> Host | None:
     if not tables:
         return None
     return Host(
-        name=facts.get("host", folder.name),
+        name=folder.name,
+        clock=facts.get("host", folder.name),
         boot_id=facts.get("boot_id", ""),
         simulated=facts.get("simulated") == "true",
         tables=tables,
@@ -182,9 +185,10 @@ def _host(folder: Path, problems: list[str]) -> Host | None:
 
 def _truth(path: Path) -> pd.DataFrame:
     """What the simulator says it did, a row a request; without the last line when it was cut."""
+    empty = pd.Series(dtype=float)
     try:
         data = path.read_bytes()
         frame = pd.read_csv(io.BytesIO(data[: data.rfind(b"\n") + 1]), on_bad_lines="skip")
     except (OSError, pd.errors.EmptyDataError):
         frame = pd.DataFrame()
-    return frame.reindex(columns=list(_TRUTH)).apply(pd.to_numeric, errors="coerce")
+    return pd.DataFrame({name: pd.to_numeric(frame.get(name, empty), errors="coerce").round() for name in _TRUTH})

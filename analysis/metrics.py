@@ -7,6 +7,7 @@ CANCELLED requests are counted and are in nothing else but the in-flight mean. N
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,9 +38,9 @@ METRICS = (
     Metric("TTFT", "ms", "first event that carries output − intended", "intended in the window; a failure is +∞"),
     Metric("E2E", "ms", "end − intended", "intended in the window; a failure is +∞"),
     Metric("TPOT", "ms", "(last token − first token) / (output tokens − 1)", "as E2E; none for a single token"),
-    Metric("ITL", "ms", "gap between tokens, pooled; a chunk of k tokens spreads its gap over k", "gaps of OK requests"),
+    Metric("ITL", "ms", "gap between tokens; a chunk of k tokens spreads its gap over k", "all gaps of OK requests"),
     Metric("…_ok", "ms", "the same without failures", "OK: the survivors only"),
-    Metric("output tok/s", "1/s", "output tokens that arrived in the window / window", "OK, wherever they began or ended"),
+    Metric("output tok/s", "1/s", "output tokens that arrived in the window / window", "OK, wherever they began"),
     Metric("in flight", "", "time-weighted mean of requests sent and not ended", "all, cancelled ones too"),
     Metric("percentile", "", "smallest value that p % of the sample do not exceed (inverted CDF)", "no interpolation"),
     Metric("GPU util", "%", "share of time with a kernel running, mean over the window and the GPUs", "GPU samples"),
@@ -50,7 +51,7 @@ METRICS = (
         "used − KV pool + KV usage × KV pool: without the part of the pool that is reserved and empty",
         "GPU and server samples; none when the server does not tell its pool",
     ),
-    Metric("power", "W", "energy counter's difference / time; else the mean of the power samples", "summed over the GPUs"),
+    Metric("power", "W", "energy counter's difference / time, else mean of the power samples", "summed over the GPUs"),
     Metric(
         "client lag",
         "ms",
@@ -133,7 +134,7 @@ def _exact_ms(later: pd.Series[int], earlier: pd.Series[int]) -> Floats:
 
 def latencies(frame: pd.DataFrame, name: str) -> Floats:
     """A latency of every request that was not cancelled: failures +infinity, what was not measured left out."""
-    values = np.where(frame["failed"], np.inf, frame[name].to_numpy())[~frame["cancelled"].to_numpy()]
+    values: Floats = np.where(frame["failed"], np.inf, frame[name].to_numpy())[~frame["cancelled"].to_numpy()]
     return values[~np.isnan(values)]
 
 
@@ -144,13 +145,14 @@ def tokens_arrived(requests: Requests, edges: Floats) -> Floats:
     firsts = ok & ~np.isnan(first)
     gaps = ok[requests.gap_row]
     weights = requests.frame["per_chunk"].to_numpy()[firsts]
-    return _histogram(first[firsts], edges, weights) + _histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
+    later = _histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
+    return _histogram(first[firsts], edges, weights) + later
 
 
 def _histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
     """Sum of weights in each bin [edge, next edge); NaN values fall in none."""
     bins = np.searchsorted(edges, values, side="right")
-    return np.bincount(bins, weights, minlength=edges.size + 1)[1 : edges.size].astype(np.float64)
+    return np.asarray(np.bincount(bins, weights, minlength=edges.size + 1)[1 : edges.size], dtype=np.float64)
 
 
 def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Window) -> dict[str, Any]:
@@ -247,7 +249,7 @@ def _worker_cpu(run: Run, window: Window) -> float | None:
 
 def _simulator_late(run: Run, window: Window) -> float | None:
     """Share of the simulator's tokens that it wrote more than 5 ms after they were due."""
-    received_s = (run.truth["received_ns"].to_numpy(dtype=np.float64) - start_ns(run)) / 1e9
+    received_s = seconds(run.truth["received_ns"], start_ns(run))
     rows = run.truth[between(received_s, window.begin_s, window.end_s)]
     return _share(rows["late_tokens"].sum(), rows["output_tokens"].sum())
 
@@ -255,7 +257,8 @@ def _simulator_late(run: Run, window: Window) -> float | None:
 def _gpu_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
     simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
     figures = []
-    for (host, index, uuid), rows in telemetry.gpus.groupby(["host", "gpu_index", "gpu_uuid"]):
+    for _, rows in telemetry.gpus.groupby(["host", "gpu_index", "gpu_uuid"]):
+        host, uuid = str(rows["host"].iloc[0]), str(rows["gpu_uuid"].iloc[0])
         t = rows["t_s"].to_numpy()
         inside = rows[between(t, *edges)]
 
@@ -278,7 +281,7 @@ def _gpu_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
             {
                 "host": host,
                 "uuid": uuid,
-                "index": int(index),
+                "index": int(rows["gpu_index"].iloc[0]),
                 "simulated": simulated[host],
                 "coverage": float(overlap_mean(t, np.zeros(t.size), edges)[1][0]),
                 "util_pct": figure("util_pct"),
@@ -340,7 +343,7 @@ def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float 
     frame = requests.frame
     marks = seconds([line["t_ns"] for line in run.steps if "t_ns" in line], start_ns(run))
     last = max([0.0, *marks, *frame["end_s"].dropna()])
-    edges = np.arange(int(np.ceil(last / width_s)) + 1) * width_s
+    edges = np.arange(math.ceil(last / width_s) + 1, dtype=np.float64) * width_s
     bins = edges.size - 1
     out = pd.DataFrame({"t_s": edges[:-1]})
     out["users"] = _users(run, edges)

@@ -18,7 +18,10 @@ from loadgen.plan import WARMUP_SHARE
 
 @dataclass(frozen=True)
 class Window:
-    """`ramp_s` asked for the level, `hold_s` it was there, `begin_s` to `end_s` measured; `ended` is False after a kill."""
+    """The level was asked for at `ramp_s` and there at `hold_s`; `begin_s` to `end_s` is measured.
+
+    `ended` is False when a kill left the step without its end.
+    """
 
     step: int
     level: int

@@ -13,10 +13,9 @@ from loadgen import lifeline, rundir
 from loadgen.errors import EXIT_CODES, Interrupted, LoadgenError, RunAborted, TargetError, UsageError
 from loadgen.options import RUN_OPTIONS, Settings, parse_settings
 
+_TABLE_WIDTH = 200  # more than the table has; a narrow terminal wraps its lines
 _SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
-_EXIT_CODES = (
-    "Exit codes: " + ", ".join(f"{code} {text.rstrip('.').lower()}" for code, text in EXIT_CODES.items()) + "."
-)
+_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -125,10 +124,8 @@ def simulator(**options: Any) -> None:
 
 def _scenario_path(scenario: str) -> Path:
     """Raises UsageError."""
-    if scenario.endswith(".py") or "/" in scenario:
-        path = Path(scenario).resolve()
-    else:
-        path = _SCENARIOS / f"{scenario}.py"
+    by_path = scenario.endswith(".py") or "/" in scenario
+    path = Path(scenario).resolve() if by_path else _SCENARIOS / f"{scenario}.py"
     if not path.is_file():
         ours = ", ".join(sorted(file.stem for file in _SCENARIOS.glob("*.py") if file.stem != "__init__"))
         raise UsageError(f"there is no scenario {scenario!r}: give one of {ours}, or the path of a Locust file")
@@ -154,16 +151,16 @@ def _report(directory: Path) -> dict[str, Any]:
     from rich.console import Console
     from rich.table import Table
 
-    from analysis.metrics import step_table
+    from analysis.tables import step_table
 
     built = build(directory)
     headers, rows = step_table(built.summary)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False)
     for header in headers:
-        table.add_column(header, justify="right")
+        table.add_column(header.replace(" ", "\n"), justify="right", vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    Console(width=_TABLE_WIDTH).print(table)
     click.echo(f"report: {built.html}")
     return built.summary
 

@@ -17,6 +17,7 @@ from time import sleep
 
 GRACE_S = 6.0
 STOP = b"stop\n"
+LOST = b""
 _CHILD = "LOADGEN_CHILD"
 
 
@@ -75,7 +76,7 @@ def hold() -> None:
 
 
 def on_message(handler: Callable[[bytes], None]) -> None:
-    """Call `handler` with each line, in the lifeline's thread."""
+    """Call `handler` with each line, and with LOST at the end, in the lifeline's thread."""
     global _on_message
     _on_message = handler
 
@@ -86,6 +87,7 @@ def _watch(line: int) -> None:
         *lines, rest = (rest + data).split(b"\n")
         for message in lines:
             _on_message(message + b"\n")
+    _on_message(LOST)
     os.kill(os.getpid(), signal.SIGTERM)
     sleep(GRACE_S)
     os._exit(1)

@@ -56,6 +56,11 @@ class Board:
         self._reports[worker] = report
         self._ttft.update({int(index): count for index, count in report["ttft"].items()})
 
+    def lose(self, worker: str) -> None:
+        """A worker is gone: what it did stays counted, what it had in flight is gone too."""
+        if worker in self._reports:
+            self._reports[worker] = {**self._reports[worker], "in_flight": 0}
+
     def total(self, key: str) -> int:
         """Sum over the workers, those that were lost included."""
         return sum(report[key] for report in self._reports.values())

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from loadgen.errors import UsageError
 from loadgen.plan import LoadPlan, closed_plan, default_levels, parse_duration, parse_levels
+from remote_agents.hosts import NONE, check_agents
 
 T = TypeVar("T")
 
@@ -212,12 +213,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _agents(text: str) -> tuple[str, ...]:
     names = _names(text)
-    if names == ("none",):
-        return ()
-    unknown = [name for name in names if name != "local"]
-    if unknown:
-        raise UsageError(f"{', '.join(unknown)}: agents on other hosts are not supported yet, give local or none")
-    return tuple(dict.fromkeys(names))
+    if problems := check_agents(names):
+        raise UsageError("\n".join(problems))
+    return tuple(dict.fromkeys(name for name in names if name != NONE))
 
 
 def _make_variables() -> str:

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a live line of figures on a terminal, a plain line every few seconds elsewhere."""
+"""What a user sees while a run goes on: a live table on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 

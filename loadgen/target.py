@@ -1,4 +1,4 @@
-"""What is asked of an endpoint before a run: is it there, is the key right, which model does it serve. Control plane."""
+"""What is asked of an endpoint before a run: is it there, is the key right, which model does it serve."""
 
 from __future__ import annotations
 

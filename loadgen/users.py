@@ -61,7 +61,7 @@ class ModelUser(User):
         identity = secrets.token_hex(16)
         intended = time.monotonic_ns()
         exchange = Exchange()
-        # What a greenlet that is killed leaves behind.
+        # What stays when the greenlet is killed. An exception of ours goes on to Locust, and the run names it.
         failure: Failure | None = Failure(Outcome.CANCELLED, "cut by the harness")
         recorder = worker.recorder
         recorder.in_flight += 1

@@ -52,9 +52,9 @@ BURST_EVERY_NS = 10 * SECOND_NS
 PROBE_LIMIT_NS = SECOND_NS
 SILENT_NS = 5 * SECOND_NS
 STALE_NS = 15 * SECOND_NS
-LAST_BURST_S = 0.3
-GOODBYE_S = 1.0
-TERMINATE_S = 0.3
+LAST_BURST_S = 0.2
+GOODBYE_S = 0.9
+TERMINATE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,14 @@ class Config:
     telemetry_url: str | None = None
     max_lifetime_s: float | None = None
 
+    def metrics_token(self) -> str | None:
+        return os.environ.get(self.metrics_token_env, "").strip() if self.metrics_token_env else None
+
     def for_agent(self) -> dict[str, Any]:
         return {
             "gpus": self.gpus,
             "metrics_url": self.metrics_url,
-            "metrics_token": os.environ.get(self.metrics_token_env) if self.metrics_token_env else None,
+            "metrics_token": self.metrics_token(),
             "telemetry_url": self.telemetry_url,
             "max_lifetime_s": self.max_lifetime_s,
         }
@@ -91,8 +94,11 @@ def parse_config(line: str) -> Config:
     problems = check_agents(config.agents)
     if not config.run_dir.is_dir():
         problems.append(f"the run directory {config.run_dir} does not exist")
-    if config.metrics_token_env and config.metrics_token_env not in os.environ:
+    token = config.metrics_token()
+    if token == "":
         problems.append(f"the environment has no {config.metrics_token_env}, which should hold the metrics token")
+    elif token and not (token.isascii() and token.isprintable()):
+        problems.append(f"the metrics token in {config.metrics_token_env} has characters that HTTP cannot carry")
     if problems:
         raise UsageError("\n".join(problems))
     return config
@@ -121,7 +127,11 @@ class Store:
     def flush(self) -> None:
         for (host, table), rows in self._rows.items():
             if rows:
-                self._shard(host, table).append(list(zip(*rows, strict=True)))
+                try:
+                    self._shard(host, table).append(list(zip(*rows, strict=True)))
+                except (TypeError, ValueError) as error:  # pyarrow's own errors are of these; nothing was written
+                    text = f"{len(rows)} rows of {table} from {host} do not fit its columns: {error}"
+                    rundir.log_event(self._run, "bad_rows", text, host=host)
                 rows.clear()
 
     def close(self) -> None:
@@ -393,6 +403,7 @@ class Collector:
         columns = {name: [column.name for column in table] for name, table in TABLES.items()}
         if hello["schema"] != SCHEMA or hello["tables"] != columns:
             raise ProtocolError(f"its tables are of schema {hello['schema']}, this collector knows {SCHEMA}")
+        del hello["tables"]
         self._store.hello(hello)
         if link.state == "starting":
             link.state = "ok"

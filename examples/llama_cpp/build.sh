@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds llama.cpp's llama-server from the sources vendored in the llama-cpp-python sdist on PyPI, into .cache/ beside
-# this file. Needs a C++ compiler and Python 3.10+ with venv; cmake comes from PATH, else from PyPI. Does nothing when
-# the pinned version is already there. Set JOBS for more than two compilers at a time.
+# this file. Needs a C++ compiler, make and Python 3.10+ with venv; cmake comes from PATH, else from PyPI. Does nothing
+# when the pinned version is already there. Set JOBS for more than two compilers at a time.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,7 +13,7 @@ if [[ -x $cache/llama-server && -x $cache/venv/bin/python && $(cat "$cache/versi
     echo "llama-server $version is already built in $cache"
     exit 0
 fi
-for tool in c++ python3; do
+for tool in c++ make python3; do
     command -v "$tool" >/dev/null || { echo "build.sh: $tool is not on PATH; install it and try again." >&2; exit 1; }
 done
 

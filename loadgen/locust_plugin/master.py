@@ -66,7 +66,6 @@ class Master:
         events.test_stop.add_listener(self._on_stop)
         events.quitting.add_listener(self._on_quitting)
         events.worker_report.add_listener(self._on_report)
-        events.user_error.add_listener(self._on_user_error)
         if isinstance(runner, MasterRunner):
             traps.refuse_late_workers(runner, lambda: self._started)
         self._listen_to_lifeline()
@@ -113,7 +112,14 @@ class Master:
     def _listen_to_lifeline(self) -> None:
         watcher = gevent.get_hub().loop.async_()
         watcher.start(lambda: gevent.spawn(self._end, rundir.INTERRUPTED, "interrupted by the user"))
-        lifeline.on_message(lambda message: watcher.send() if message == lifeline.STOP else None)
+
+        def take(message: bytes) -> None:
+            if message == lifeline.STOP:
+                watcher.send()
+            elif message == lifeline.LOST and self._stop is None:
+                self._stop = (rundir.ABORTED, "the process that started the run was lost")
+
+        lifeline.on_message(take)
 
     # -- Locust's events
 
@@ -122,6 +128,7 @@ class Master:
 
     def _on_stop(self, **_: Any) -> None:
         if self._stop is None and self._settings.plan.steps and self._stepper.phase is not Phase.DONE:
+            self._look_for_lost_workers()
             everyone_lost = bool(self._lost) and not self._runner.worker_count
             self._stepper.stop(time.monotonic_ns(), self._runner.user_count)
             self._stop = (
@@ -146,9 +153,6 @@ class Master:
         if report["failure"]:
             self._end(rundir.ABORTED, f"a worker cannot write its records: {report['failure']}")
 
-    def _on_user_error(self, exception: Exception, **_: Any) -> None:
-        rundir.log_event(self._run, "user_error", f"a task raised {type(exception).__name__}: {exception}"[:500])
-
     def _on_quitting(self, **_: Any) -> None:
         self._quitting = True
         self._stop_collector()
@@ -169,6 +173,9 @@ class Master:
                 locust=locust,
                 recorded=recorded,
             )
+        for row in self._runner.exceptions.values():
+            text = f"a task raised an exception, {row['count']} time(s): {row['msg']}"[:500]
+            rundir.log_event(self._run, "user_error", text, count=row["count"], traceback=row["traceback"])
         rundir.finish(self._run, status, reason, locust=locust, recorded=recorded)
         # The conductor looks at the manifest; by hand, failed requests are data and no failure of the run.
         self._environment.process_exit_code = 0 if status == rundir.COMPLETE else 1
@@ -187,6 +194,7 @@ class Master:
         for client in self._runner.clients.all:
             if client.state == STATE_MISSING and client.id not in self._lost:
                 self._lost.add(client.id)
+                self._board.lose(client.id)
                 index = self._runner.get_worker_index(client.id)
                 rundir.log_event(self._run, "worker_lost", f"worker {index} was lost; its users are gone", worker=index)
 

@@ -39,7 +39,7 @@ class Worker:
         events = environment.events
         events.test_start.add_listener(self._start)
         events.test_stop.add_listener(self._stop)
-        events.quitting.add_listener(self._stop)
+        events.quitting.add_listener(self._quit)
         events.report_to_master.add_listener(self._add_report)
         runner.register_message(DRAIN, self._drain)
 
@@ -65,6 +65,11 @@ class Worker:
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             recorder.close()
+
+    def _quit(self, **_: Any) -> None:
+        # Told to end while users run: they go first, so that what they cut is recorded.
+        if self._recorder is not None:
+            self._runner.stop()
 
     def _drain(self, **_: Any) -> None:
         self._sending.clear()

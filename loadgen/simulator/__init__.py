@@ -2,7 +2,8 @@
 
     profiles.py   published figures of GPUs and models; what fits, how long work takes
     model.py      pure: continuous batching of one replica, driven by anybody's clock
-    server.py     HTTP over asyncio; bytes from openai.py, side views from metrics.py and telemetry.py, log in truth.py
+    service.py    the replicas at work, watched by metrics.py, telemetry.py and the log in truth.py
+    server.py     HTTP over asyncio; openai.py makes its bytes
 
 Nothing here claims to be a real server: every answer and every telemetry row says that it is simulated.
 """

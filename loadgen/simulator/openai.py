@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+JSON = "application/json"
 DEFAULT_MAX_TOKENS = 16  # as in the completions API
 _TEXT_WORDS = 4096
 
@@ -171,7 +172,7 @@ def models_body(model: str, max_model_len: int) -> bytes:
     return json.dumps({"object": "list", "data": [entry]}).encode()
 
 
-def http_response(status: HTTPStatus, content_type: str, body: bytes, headers: str = "", close: bool = False) -> bytes:
+def http_response(status: HTTPStatus, body: bytes, close: bool, headers: str = "", content_type: str = JSON) -> bytes:
     """A whole answer of known length; `headers` is more header lines, each with its line end."""
     closing = "connection: close\r\n" if close else ""
     head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n"

@@ -13,10 +13,7 @@ from typing import Any
 
 from loadgen.simulator.model import Replica
 from loadgen.simulator.profiles import Gpu
-from remote_agents.agent.sample import TABLES
-
-# 1  first version
-SCHEMA = 1
+from remote_agents.agent.sample import SCHEMA, TABLES
 
 WINDOW_S = 1 / 6  # NVML's shortest window of utilisation; also how often `GpuMeter.advance` wants to be called
 

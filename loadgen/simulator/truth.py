@@ -8,47 +8,58 @@ not happen.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
-from loadgen.errors import UsageError
+from loadgen.errors import LoadgenError, UsageError
 from loadgen.record import Outcome
 
 
-class TruthRow(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthRow:
     request_id: str
-    replica: int | None
+    replica: int | None = None
     received_ns: int  # the request was completely read
-    admitted_ns: int | None  # the model gave it a slot
-    first_token_ns: int | None  # just before the write of the first token (the whole answer when it is not streamed)
-    last_token_ns: int | None
-    prompt_tokens: int | None
-    output_tokens: int  # written, or in the answer
+    admitted_ns: int | None = None  # the model gave it a slot
+    first_token_ns: int | None = None  # before the write of the first token; of the whole answer when not streamed
+    last_token_ns: int | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int = 0  # written, or in the answer
     outcome: Outcome  # OK, CANCELLED (the client left) or HTTP_ERROR
-    status: int | None
-    late_tokens: int  # written more than 5 ms after they were due
-    late_max_us: int  # the worst lateness
+    status: int | None = None
+    late_tokens: int = 0  # written more than 5 ms after they were due
+    late_max_us: int = 0  # the worst lateness
+
+
+_COLUMNS = [field.name for field in fields(TruthRow)]
+_values = attrgetter(*_COLUMNS)
 
 
 class TruthLog:
     """Appends to a new file. Raises UsageError when it cannot be made."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         except OSError as error:
             raise UsageError(f"cannot make the truth log {path}: {error.strerror}; name another file") from error
-        self._lines = [",".join(TruthRow._fields) + "\n"]
+        self._lines = [",".join(_COLUMNS) + "\n"]
 
     def add(self, row: TruthRow) -> None:
-        self._lines.append(",".join(["" if value is None else str(value) for value in row]) + "\n")
+        self._lines.append(",".join(["" if value is None else str(value) for value in _values(row)]) + "\n")
 
     def flush(self) -> None:
+        """Raises LoadgenError."""
         data = "".join(self._lines).encode()
         self._lines.clear()
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise LoadgenError(f"cannot write the truth log {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
         self.flush()

@@ -43,7 +43,7 @@ class Exchange:
     kernel_stamps: bool = False
 
 
-class _Parser(HTTPResponseParser):  # type: ignore[misc]
+class _Parser(HTTPResponseParser):
     """llhttp, with the few facts that we need; body bytes gather in `body` until they are taken."""
 
     def __init__(self) -> None:
@@ -55,6 +55,12 @@ class _Parser(HTTPResponseParser):  # type: ignore[misc]
     def _on_message_begin(self) -> None:
         # An interim 1xx answer is followed by the final one.
         self.headers_complete = self.complete = False
+
+    def _on_status(self, _: str) -> None: ...
+
+    def _on_header_field(self, _: str) -> None: ...
+
+    def _on_header_value(self, _: str) -> None: ...
 
     def _on_headers_complete(self) -> None:
         self.headers_complete = True

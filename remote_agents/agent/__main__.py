@@ -22,8 +22,6 @@ from remote_agents.agent.protocol import BYE, CONFIG, HELLO, PING, Frame, Protoc
 from remote_agents.agent.sample import SCHEMA, TABLES
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-HANG_NS = 2_000_000_000
-INIT_HANG_NS = 10_000_000_000  # without persistence mode the driver itself is started
 
 
 def main() -> None:
@@ -75,20 +73,18 @@ def main() -> None:
 def _watch(outbox: Outbox, gpus: Any, max_lifetime_s: Optional[float]) -> None:
     """Wait for a signal or the end of the lifetime; meanwhile report an NVML call that does not return."""
     start_ns = time.monotonic_ns()
-    limit_ns = INIT_HANG_NS
     hung = False
     while signal.sigtimedwait(STOP_SIGNALS, 0.2) is None:
         now_ns = time.monotonic_ns()
         if max_lifetime_s is not None and now_ns - start_ns > max_lifetime_s * 1e9:
             outbox.event("agent_lifetime", f"the agent ends: its lifetime of {max_lifetime_s:g} s is over")
             return
-        since_ns = gpus.in_call_since_ns if gpus else None
-        if since_ns is None:
-            limit_ns = HANG_NS
-        if hung != (since_ns is not None and now_ns - since_ns > limit_ns):
+        if gpus is not None and hung != gpus.hangs(now_ns):
             hung = not hung
-            text = f"NVML has not returned for more than {limit_ns // 1_000_000_000} s"
-            outbox.event("nvml_hang" if hung else "nvml_back", text if hung else "NVML returned")
+            if hung:
+                outbox.event("nvml_hang", f"NVML has not returned for more than {gpus.limit_ns // 1_000_000_000} s")
+            else:
+                outbox.event("nvml_back", "NVML has returned")
 
 
 def _listen(received: Iterator[Tuple[int, Frame]], outbox: Outbox) -> None:

@@ -36,13 +36,10 @@ class Fetcher:
         reused = self._connection is not None
         try:
             return self._exchange()
-        except (ConnectionError, http.client.BadStatusLine):
+        except FETCH_ERRORS as error:
             self.close()
-            if not reused:
-                raise
-            return self._exchange()
-        except FETCH_ERRORS:
-            self.close()
+            if reused and isinstance(error, (ConnectionError, http.client.BadStatusLine)):
+                return self._get_once()  # the server had closed it meanwhile
             raise
 
     def _exchange(self) -> Tuple[int, bytes, Optional[str]]:

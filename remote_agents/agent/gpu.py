@@ -16,6 +16,8 @@ from remote_agents.agent.pace import FAST_NS, SLOW_EVERY, Meter, Pace
 RETRY_ABSENT_NS = 60_000_000_000
 RETRY_LOST_NS = 5_000_000_000
 CALIBRATION_CALLS = 10
+HANG_NS = 2_000_000_000
+INIT_HANG_NS = 10_000_000_000  # without persistence mode the driver itself is started
 
 # NVMLLibraryMismatchError is no NVMLError.
 NVML_ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
@@ -213,18 +215,24 @@ class GpuSampler:
 
     def __init__(self, wanted: Optional[Sequence[Any]], outbox: Outbox, meter: Meter) -> None:
         self.stopping = False
-        self.in_call_since_ns: Optional[int] = None
+        self.limit_ns = INIT_HANG_NS
+        self._in_call_since_ns: Optional[int] = None
         self._wanted = wanted
         self._outbox = outbox
         self._meter = meter
 
+    def hangs(self, now_ns: int) -> bool:
+        """Whether the call under way has taken longer than it may; asked by another thread."""
+        since_ns = self._in_call_since_ns
+        return since_ns is not None and now_ns - since_ns > self.limit_ns
+
     def run(self, announce: Callable[..., None]) -> None:
         """Open NVML, `announce(nvml=…, gpus=…)` what is there, sample until `stopping`, shut NVML down."""
-        self.in_call_since_ns = time.monotonic_ns()
+        self._in_call_since_ns = time.monotonic_ns()
         try:
             pynvml.nvmlInit()
         except NVML_ERRORS as error:
-            self.in_call_since_ns = None
+            self._in_call_since_ns = None
             warnings = [f"GPU {name} cannot be watched: {error}" for name in self._wanted or []]
             self._warn(warnings)
             announce(nvml={"state": "absent", "reason": str(error)}, warnings=warnings)
@@ -241,7 +249,8 @@ class GpuSampler:
                 "call_us": gpus[0].call_us() if gpus else {},
             }
             announce(nvml=nvml, gpus=[gpu.facts() for gpu in gpus], warnings=warnings)
-            self.in_call_since_ns = None
+            self._in_call_since_ns = None
+            self.limit_ns = HANG_NS
             self._sample(gpus)
         finally:
             pynvml.nvmlShutdown()
@@ -251,11 +260,11 @@ class GpuSampler:
         number = 0
         while gpus and not self.stopping:
             late_ns = pace.wait()
-            start_ns = self.in_call_since_ns = time.monotonic_ns()
+            start_ns = self._in_call_since_ns = time.monotonic_ns()
             for table, readings in (("gpu_fast", FAST), ("gpu_slow", SLOW))[: 2 if number % SLOW_EVERY == 0 else 1]:
                 rows = [gpu.row(readings) for gpu in gpus]
                 self._outbox.sample(table, [row for row in rows if row is not None])
-            self.in_call_since_ns = None
+            self._in_call_since_ns = None
             self._meter.tick(late_ns, pace.skipped, time.monotonic_ns() - start_ns)
             number += 1
 

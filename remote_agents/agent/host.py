@@ -87,9 +87,7 @@ def parse(texts: Dict[str, str]) -> Tuple[Dict[str, Any], Cpus]:
     tcp = _paired(texts["net/snmp"], "Tcp:")
     extended = _paired(texts["net/netstat"], "TcpExt:")
     values.update(tcp_retrans=tcp.get("RetransSegs"), tcp_outsegs=tcp.get("OutSegs"))
-    values.update(
-        tcp_listen_overflows=extended.get("ListenOverflows"), tcp_listen_drops=extended.get("ListenDrops")
-    )
+    values.update(tcp_listen_overflows=extended.get("ListenOverflows"), tcp_listen_drops=extended.get("ListenDrops"))
     return values, cpus
 
 

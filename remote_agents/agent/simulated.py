@@ -73,6 +73,4 @@ def _row(table: str, row: Dict[str, Any]) -> List[Any]:
 def _gpus(rows: List[List[Any]]) -> List[Dict[str, Any]]:
     names = [column.name for column in TABLES["gpu_fast"]]
     uuid, index, total = (names.index(name) for name in ("gpu_uuid", "gpu_index", "mem_total_b"))
-    return [
-        {"index": row[index], "uuid": row[uuid], "name": "simulated", "mem_total_b": row[total]} for row in rows
-    ]
+    return [{"index": row[index], "uuid": row[uuid], "name": "simulated", "mem_total_b": row[total]} for row in rows]

@@ -1,0 +1,93 @@
+"""The figures over concurrency: throughput, latency, GPU. Each takes the step table (tables.steps_frame)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.checks import SIMULATED_GPU
+from analysis.metrics import GIB
+from analysis.plots.canvas import BLACK, BLUE, GREEN, ORANGE, RED, legend, line, panels, users_axis, value_axis
+
+SIZE = (9.6, 4.0)
+
+
+def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
+    """Successful and failed requests per second, and output tokens per second. None without steps."""
+    if steps.empty:
+        return None
+    figure, (rate, tokens) = panels(1, 2, SIZE)
+    x = steps["level"]
+    value_axis(rate, [steps["qps"], steps["failed_qps"]], "requests per second")
+    line(rate, x, steps["qps"], "successful", color=BLUE, marker="o")
+    if (steps["failed_qps"] > 0).any():
+        line(rate, x, steps["failed_qps"], "failed", color=RED, marker="s", linestyle="--")
+        legend(rate, infinite=False, loc="best")
+    rate.set_title("Throughput against concurrency")
+    value_axis(tokens, [steps["output_tokens_per_s"]], "output tokens per second")
+    line(tokens, x, steps["output_tokens_per_s"], "output tokens", color=GREEN, marker="D")
+    tokens.set_title("Output tokens against concurrency")
+    for axes in (rate, tokens):
+        users_axis(axes, x)
+    return figure
+
+
+def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
+    """p50, p90 and p99 of TTFT and of E2E; failures count as infinite. None without steps."""
+    if steps.empty:
+        return None
+    figure, both = panels(1, 2, SIZE)
+    looks = (("p99", RED, "^", "-."), ("p90", ORANGE, "s", "--"), ("p50", BLUE, "o", "-"))
+    for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
+        series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
+        value_axis(axes, series, f"{metric.upper()}, ms", log=True)
+        for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
+            line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
+        users_axis(axes, steps["level"])
+        axes.set_title(f"{title} against concurrency")
+        legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
+    return figure
+
+
+def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None:
+    """VRAM a GPU, used and effective, under the card's limit, and utilisation. None without GPU figures.
+
+    Lines are means over the GPUs; a band spans them when there are several. `gpus` is tables.gpus_frame.
+    """
+    if gpus.empty:
+        return None
+    source = str(steps["gpu_source"].iloc[0])
+    mine = gpus[gpus["gpu_source"] == source]
+    by_level = mine.groupby("level")
+    count = mine[["host", "uuid"]].drop_duplicates().shape[0]
+    if not count or mine["vram_used_bytes_mean"].isna().all():
+        return None
+    figure, (memory, busy) = panels(1, 2, SIZE)
+
+    def draw(axes: Axes, name: str, scale: float, label: str, color: str, marker: str, style: str) -> None:
+        stats = (by_level[name].agg(["mean", "min", "max"]) / scale).dropna()
+        if len(stats):
+            x = pd.Series(stats.index, index=stats.index)
+            line(axes, x, stats["mean"], label, color=color, marker=marker, linestyle=style)
+            if count > 1:
+                axes.fill_between(stats.index, stats["min"], stats["max"], color=color, alpha=0.2, lw=0)
+
+    draw(memory, "vram_used_bytes_mean", GIB, "used", BLUE, "o", "-")
+    draw(memory, "vram_effective_bytes_mean", GIB, "effective (KV cache in use)", ORANGE, "s", "--")
+    limit = mine["vram_total_bytes"].max() / GIB
+    memory.axhline(limit, color=BLACK, lw=1.2, ls=":", label=f"the card's {limit:.0f} GiB")
+    memory.set_ylim(0, 1.35 * limit)
+    draw(busy, "util_pct_mean", 1.0, "GPU utilisation", GREEN, "D", "-")
+    busy.set_ylim(0, 105)
+    simulated = f" ({source})" if source == SIMULATED_GPU else ""
+    several = f": mean and range of {count} GPUs" if count > 1 else ""
+    memory.set_title(f"GPU memory{simulated}")
+    memory.set_ylabel(f"GiB of a card{several}")
+    busy.set_title(f"GPU utilisation{simulated}")
+    busy.set_ylabel(f"%{several}")
+    legend(memory, infinite=False, loc="upper left")
+    for axes in (memory, busy):
+        users_axis(axes, steps["level"])
+    return figure

@@ -1,0 +1,136 @@
+"""The run over time: stacked panels on one clock, steps shaded. Takes metrics.timeline and the windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.checks import SIMULATED_GPU
+from analysis.metrics import GIB
+from analysis.plots.canvas import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    crosses,
+    legend,
+    panels,
+    value_axis,
+)
+from analysis.windows import Window
+
+
+class Curve(NamedTuple):
+    column: str
+    label: str
+    color: str
+    style: str = "-"
+    scale: float = 1.0
+
+
+class Panel(NamedTuple):
+    """The title of a `gpu` panel says so when the GPU is simulated. `log` allows a logarithmic axis."""
+
+    title: str
+    unit: str
+    curves: tuple[Curve, ...]
+    gpu: bool = False
+    log: bool = False
+
+
+PANELS = (
+    Panel("Load", "requests", (Curve("users", "users", BLACK, "--"), Curve("in_flight", "requests in flight", BLUE))),
+    Panel("Throughput", "requests/s", (Curve("qps", "successful", BLUE), Curve("failed_qps", "failed", RED, "--"))),
+    Panel(
+        "Time to first token",
+        "ms",
+        (Curve("ttft_p50_ms", "p50", BLUE), Curve("ttft_p99_ms", "p99", RED, "-.")),
+        log=True,
+    ),
+    Panel("GPU utilisation", "%", (Curve("gpu_util_pct", "mean of the GPUs", GREEN),), gpu=True),
+    Panel(
+        "GPU memory",
+        "GiB",
+        (
+            Curve("vram_used_b", "used", BLUE, scale=GIB),
+            Curve("vram_effective_b", "effective (KV cache in use)", ORANGE, "--", scale=GIB),
+        ),
+        gpu=True,
+    ),
+    Panel(
+        "Server queue",
+        "requests",
+        (Curve("running", "running", SKY), Curve("waiting", "waiting", PINK, "--")),
+        gpu=True,
+    ),
+)
+# With more steps than this only every n-th is labelled.
+LABELS = 12
+SHADE = "#0072B2"
+
+
+def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], source: str) -> Figure | None:
+    """Users, QPS, TTFT, GPU, VRAM and queue over time; a panel without data is left out. None without any data.
+
+    `frame` has bins of `width_s`; the steps' holds are shaded, their measuring windows darker.
+    """
+    shown = [panel for panel in PANELS if any(_drawable(frame, curve) for curve in panel.curves)]
+    if not shown:
+        return None
+    figure, axes = panels(len(shown), 1, (9.6, 0.8 + 1.5 * len(shown)), sharex=True)
+    for panel, place in zip(shown, axes, strict=True):
+        _draw(place, panel, frame, frame["t_s"] + width_s / 2)
+        simulated = f" ({source})" if panel.gpu and source == SIMULATED_GPU else ""
+        place.set_title(panel.title + simulated, fontsize=10)
+        for window in windows:
+            place.axvspan(window.hold_s, window.end_s, color=SHADE, alpha=0.05, lw=0)
+            place.axvspan(window.begin_s, window.end_s, color=SHADE, alpha=0.08, lw=0)
+    _label_steps(axes[0], windows)
+    axes[0].set_xlim(0, frame["t_s"].max() + width_s)
+    axes[-1].set_xlabel("seconds since the start (shaded: steps; darker: measured)")
+    figure.align_ylabels(axes)
+    return figure
+
+
+def _drawable(frame: pd.DataFrame, curve: Curve) -> bool:
+    values = frame[curve.column]
+    return bool((values > 0).any() if curve.column == "failed_qps" else values.notna().any())
+
+
+def _draw(axes: Axes, panel: Panel, frame: pd.DataFrame, middle: pd.Series[float]) -> None:
+    series = {curve: frame[curve.column] / curve.scale for curve in panel.curves if _drawable(frame, curve)}
+    value_axis(axes, list(series.values()), panel.unit, log=panel.log)
+    for curve, values in series.items():
+        finite = values.replace(np.inf, np.nan)
+        axes.plot(middle, finite, label=curve.label, color=curve.color, ls=curve.style, lw=1.4)
+        crosses(axes, middle[np.isinf(values)], curve.color, 0.95, size=4)
+    infinite = any(np.isinf(values).any() for values in series.values())
+    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.97), "borderaxespad": 0.1, "handlelength": 2.2}
+    legend(axes, infinite, ncols=4, fontsize=8.5, **above)
+
+
+def _label_steps(axes: Axes, windows: Sequence[Window]) -> None:
+    """The level in each step; with many steps in every n-th."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top * 1.2)
+    every = -(-len(windows) // LABELS)
+    for number, window in enumerate(windows[::every]):
+        axes.annotate(
+            f"{window.level} {window.unit}" if number == 0 and len(windows) <= LABELS // 2 else f"{window.level}",
+            xy=((window.hold_s + window.end_s) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -4),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=9,
+            color="#222222",
+        )

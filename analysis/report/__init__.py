@@ -1,0 +1,1 @@
+"""One self-contained HTML page, its tables and figures, from a run directory."""

@@ -1,0 +1,170 @@
+"""The tables of a report: one list of columns for the step table in CSV, in text and in HTML.
+
+Made from a summary (report/build.py) alone, or from summary.json read back; no clock. A figure that is infinite
+because requests failed is "inf"; one that was not measured is empty, or a dash in text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.checks import SIMULATED_GPU
+from analysis.metrics import GIB
+
+DASH = "–"
+Summary = dict[str, Any]
+
+
+class StepColumn(NamedTuple):
+    """`path` leads into a step of the summary; `header` and `show` are for the text table, which has some columns."""
+
+    name: str
+    path: tuple[str, ...]
+    header: str | None = None
+    show: Callable[[float], str] = str
+    gpu: bool = False
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _fine(value: float) -> str:
+    """Three digits at least: 0.123, 1.23, 12.3, 123, 1234."""
+    size = abs(value)
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
+
+
+def _per_cent(value: float) -> str:
+    return f"{value:.0f}" if value in (0, 100) else f"{min(value, 99.99):.2f}" if value > 99 else f"{value:.1f}"
+
+
+def _gib(value: float) -> str:
+    return f"{value / GIB:.1f}"
+
+
+STEP_COLUMNS = (
+    StepColumn("level", ("level",), "users", _count),
+    StepColumn("unit", ("unit",)),
+    StepColumn("begin_s", ("begin_s",)),
+    StepColumn("end_s", ("end_s",)),
+    StepColumn("requests", ("requests",)),
+    StepColumn("ok", ("ok",)),
+    StepColumn("cancelled", ("cancelled",)),
+    StepColumn("in_flight_mean", ("in_flight_mean",)),
+    StepColumn("qps", ("qps",), "QPS", _fine),
+    StepColumn("attempted_qps", ("attempted_qps",)),
+    StepColumn("failed_qps", ("failed_qps",)),
+    StepColumn("success_pct", ("success_pct",), "success %", _per_cent),
+    *(
+        StepColumn(
+            f"{metric}_{stat}_ms",
+            (f"{metric}_ms{population}", stat),
+            f"{metric.upper()} {stat} ms" if not population and stat in shown else None,
+            _fine,
+        )
+        for metric, shown in (("ttft", ("p50", "p90", "p99")), ("itl", ("p50", "p99")), ("e2e", ("p50", "p99")))
+        for population in ("",)
+        for stat in ("p50", "p90", "p95", "p99", "mean")
+    ),
+    *(StepColumn(f"tpot_{stat}_ms", ("tpot_ms", stat)) for stat in ("p50", "p90", "p95", "p99", "mean")),
+    *(
+        StepColumn(f"{metric}_ok_{stat}_ms", (f"{metric}_ms_ok", stat))
+        for metric in ("ttft", "tpot", "e2e")
+        for stat in ("p50", "p90", "p95", "p99", "mean")
+    ),
+    StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", _fine),
+    StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", _count, gpu=True),
+    StepColumn("vram_used_b", ("gpu_total", "vram_used_bytes"), "VRAM used GiB", _gib, gpu=True),
+    StepColumn("vram_effective_b", ("gpu_total", "vram_effective_bytes"), "VRAM effective GiB", _gib, gpu=True),
+    StepColumn("power_w", ("gpu_total", "power_w"), "power W", _count, gpu=True),
+    StepColumn("running", ("server", "running")),
+    StepColumn("waiting", ("server", "waiting")),
+    StepColumn("kv_usage_ratio", ("server", "kv_usage_ratio")),
+    StepColumn("client_lag_p50_ms", ("client_lag_ms", "p50")),
+    StepColumn("client_lag_p99_ms", ("client_lag_ms", "p99"), "client lag p99 ms", _fine),
+)
+
+
+def _at(step: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        step = step.get(key) if step else None
+    return step
+
+
+def step_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the step table as text; headers of GPU figures say so when they are simulated."""
+    shown = [column for column in STEP_COLUMNS if column.header]
+    prefix = f"{SIMULATED_GPU} " if summary["simulated_gpu"] else ""
+    headers = [prefix + (c.header or "").removeprefix("GPU ") if c.gpu and prefix else c.header or "" for c in shown]
+    return headers, [[text(_at(step, column.path), column.show) for column in shown] for step in summary["steps"]]
+
+
+def text(value: Any, show: Callable[[float], str] = _fine) -> str:
+    """A figure of a summary as a reader sees it."""
+    return DASH if value is None else "inf" if value == float("inf") or value == "inf" else show(value)
+
+
+def gpu_source(summary: Summary) -> str:
+    return SIMULATED_GPU if summary["simulated_gpu"] else "NVML"
+
+
+def steps_frame(summary: Summary) -> pd.DataFrame:
+    """A row a step, all columns of STEP_COLUMNS, numbers (inf, NaN); `gpu_source` says whether GPUs were simulated."""
+    rows = [{column.name: _number(_at(step, column.path)) for column in STEP_COLUMNS} for step in summary["steps"]]
+    return pd.DataFrame(rows, columns=[column.name for column in STEP_COLUMNS]).assign(gpu_source=gpu_source(summary))
+
+
+def _number(value: Any) -> Any:
+    return float("nan") if value is None else float("inf") if value == "inf" else value
+
+
+def outcomes_frame(summary: Summary) -> pd.DataFrame:
+    """level, outcome, requests: the requests intended in each step's window by how they ended."""
+    rows = [
+        (step["level"], outcome, count)
+        for step in summary["steps"]
+        for outcome, count in {"OK": step["ok"], **step["errors"], "CANCELLED": step["cancelled"]}.items()
+    ]
+    return pd.DataFrame(rows, columns=["level", "outcome", "requests"])
+
+
+_GPU_FIGURES = ("util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w")
+
+
+def gpus_frame(summary: Summary) -> pd.DataFrame:
+    """A row a step and GPU: mean and max of each figure."""
+    facts = ["host", "uuid", "index", "coverage", "vram_total_bytes"]
+    rows = [
+        {"level": step["level"]}
+        | {name: gpu[name] for name in facts}
+        | {f"{name}_{stat}": _number(_at(gpu, (name, stat))) for name in _GPU_FIGURES for stat in ("mean", "max")}
+        | {"gpu_source": SIMULATED_GPU if gpu["simulated"] else "NVML"}
+        for step in summary["steps"]
+        for gpu in step["gpus"]
+    ]
+    figures = [f"{name}_{stat}" for name in _GPU_FIGURES for stat in ("mean", "max")]
+    return pd.DataFrame(rows, columns=["level", *facts, *figures, "gpu_source"])
+
+
+def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the table of GPUs as text: means of each step's window."""
+    headers = ["users", "host", "GPU", "util %", "VRAM used GiB", "VRAM effective GiB", "VRAM total GiB", "power W"]
+    rows = [
+        [
+            str(step["level"]),
+            gpu["host"],
+            f"{gpu['index']} ({SIMULATED_GPU})" if gpu["simulated"] else str(gpu["index"]),
+            text(_at(gpu, ("util_pct", "mean")), _count),
+            text(_at(gpu, ("vram_used_bytes", "mean")), _gib),
+            text(_at(gpu, ("vram_effective_bytes", "mean")), _gib),
+            text(gpu["vram_total_bytes"], _gib),
+            text(_at(gpu, ("power_w", "mean")), _count),
+        ]
+        for step in summary["steps"]
+        for gpu in step["gpus"]
+    ]
+    return headers, rows

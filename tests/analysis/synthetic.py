@@ -1,0 +1,173 @@
+"""Run directories with known answers, written through the real ShardWriter. t = 0 is ZERO_NS on the controller's clock.
+
+A request is a dict of record columns; `request()` fills the usual ones. Values are chosen so that every percentile
+and every mean is known by construction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loadgen import record, rundir
+from loadgen.plan import closed_plan
+from loadgen.shards import ShardWriter, arrow_schema
+from remote_agents.agent import sample
+
+ZERO_NS = 9_007_199_254_740_993_001  # far above 2**53: a float would round it
+BOOT = "boot-of-the-controller"
+GIB = 2**30
+
+
+def at(seconds: float) -> int:
+    return ZERO_NS + round(seconds * 1e9)
+
+
+def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
+    return {
+        "schema": rundir.SCHEMA,
+        "run_id": "20260101T000000Z-chat",
+        "status": "complete",
+        "reason": None,
+        "created": "2026-01-01T00:00:00Z",
+        "label": None,
+        "scenario": {"name": "chat", "path": "scenarios/chat.py"},
+        "target": {"url": "http://127.0.0.1:8000", "model": "m", "simulated": False, "simulator": None},
+        "plan": closed_plan(tuple(levels), 20.0, None, 120.0, 0).to_dict(),
+        "options": {},
+        "workers": 2,
+        "versions": {"locust": "2.47.0"},
+        "source_revision": None,
+        "host": {"cpus": 2, "kernel": "6.1"},
+        "clock": {"host": "here", "boot_id": BOOT, "realtime_ns": 0, "monotonic_ns": ZERO_NS - 5_000_000_000},
+        "comparable": {},
+    } | changes
+
+
+def make(run: Path, levels: Sequence[int] = (10,), step_s: float = 20.0, **changes: Any) -> Path:
+    """A run directory with complete steps of `step_s` seconds one after the other and nothing else.
+
+    Each is asked for at its start and held from then on; with the usual warm-up the last 15 of 20 s are measured.
+    """
+    run.mkdir()
+    for folder in (rundir.REQUESTS, rundir.WORKERS, rundir.TELEMETRY, rundir.LOGS):
+        (run / folder).mkdir()
+    rundir.write_manifest(run, manifest(levels, **changes))
+    for number, level in enumerate(levels):
+        for what, t in (("ramp", number * step_s), ("begin", number * step_s), ("end", (number + 1) * step_s)):
+            step(run, number, level, what, t)
+    return run
+
+
+def step(run: Path, number: int, level: int, what: str, t: float) -> None:
+    line = {"step": number, "level": level, "unit": "users", "what": what, "t_ns": at(t), "users": level}
+    rundir.append_line(run / rundir.STEPS, line)
+
+
+def event(run: Path, kind: str, text: str, t: float) -> None:
+    rundir.append_line(run / rundir.EVENTS, {"t_ns": at(t), "kind": kind, "text": text})
+
+
+def request(
+    intended_s: float,
+    ttft_ms: float | None = 100.0,
+    gaps_ms: Sequence[float] = (10.0,) * 9,
+    outcome: str = "OK",
+    end_s: float | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """An answer of one token an event that ends with its last token, unless `end_s` or a column says otherwise."""
+    first = None if ttft_ms is None else at(intended_s) + round(ttft_ms * 1e6)
+    last = None if first is None else first + round(sum(gaps_ms) * 1e6)
+    tokens = None if first is None else len(gaps_ms) + 1
+    return {
+        "worker": 0,
+        "seq": 0,
+        "scenario": "chat",
+        "intended_ns": at(intended_s),
+        "sent_ns": at(intended_s),
+        "first_byte_ns": first,
+        "first_token_ns": first,
+        "last_token_ns": last,
+        "end_ns": last if end_s is None else at(end_s),
+        "outcome": outcome,
+        "status": 200 if first else None,
+        "attempts": 1,
+        "output_tokens": tokens,
+        "token_source": "usage",
+        "output_events": tokens,
+        "chunk_gaps_us": [] if first is None else [round(gap * 1000) for gap in gaps_ms],
+        "read_lag_us": 200,
+        "coalesced_reads": 0,
+        "stamp_source": "kernel",
+    } | changes
+
+
+def write_requests(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0, batch: int = 50, **facts: str) -> Path:
+    path = run / rundir.REQUESTS / f"worker-{worker}.arrow"
+    _write(path, record.REQUEST_COLUMNS, list(rows), batch, {"schema": str(record.SCHEMA)} | facts)
+    return path
+
+
+def write_health(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0) -> Path:
+    path = run / rundir.WORKERS / f"worker-{worker}.arrow"
+    _write(path, record.HEALTH_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)})
+    return path
+
+
+def health(t: float, cpu_share: float = 0.3, users: int = 10, lag_us: int = 400) -> dict[str, Any]:
+    return {
+        "t_ns": at(t),
+        "cpu_us": round(t * cpu_share * 1e6),
+        "rss_b": 100 << 20,
+        "users": users,
+        "in_flight": users,
+        "loop_lag_p99_us": lag_us,
+        "loop_lag_max_us": 2 * lag_us,
+    }
+
+
+def write_table(run: Path, name: str, table: str, rows: Iterable[dict[str, Any]], **facts: str) -> Path:
+    folder = run / rundir.TELEMETRY / name
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{table}.arrow"
+    _write(path, sample.TABLES[table], list(rows), 100, {"schema": str(sample.SCHEMA), "simulated": "false"} | facts)
+    return path
+
+
+def gpu(t: float, index: int = 0, **values: Any) -> dict[str, Any]:
+    stamps = {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000}
+    usual = {"util_pct": 50.0, "mem_total_b": 80 * GIB, "mem_used_b": 60 * GIB, "mem_version": 2, "power_mw": 300_000}
+    return stamps | {"gpu_uuid": f"GPU-{index}", "gpu_index": index} | usual | values
+
+
+def server(t: float, engine: str = "", **values: Any) -> dict[str, Any]:
+    stamps = {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000}
+    usual = {"running": 8.0, "waiting": 2.0, "kv_usage_ratio": 0.25, "kv_pool_b": 40 * GIB}
+    return stamps | {"engine": engine} | usual | values
+
+
+def truth(run: Path, rows: Iterable[tuple[float, int, int]]) -> Path:
+    """`rows` are (received at second, output tokens, late tokens)."""
+    path = run / rundir.TRUTH
+    path.parent.mkdir(exist_ok=True)
+    names = "request_id,replica,received_ns,admitted_ns,first_token_ns,last_token_ns,prompt_tokens,output_tokens"
+    lines = [f"{names},outcome,status,late_tokens,late_max_us"]
+    lines += [f"id,0,{at(t)},,,,32,{tokens},OK,200,{late},0" for t, tokens, late in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _write(path: Path, columns: Sequence[Any], rows: list[dict[str, Any]], batch: int, facts: dict[str, str]) -> None:
+    metadata = {"host": "here", "boot_id": BOOT, "realtime_ns": "0", "monotonic_ns": "0"} | facts
+    writer = ShardWriter(path, arrow_schema([(column.name, column.type) for column in columns], metadata))
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        writer.append([[row.get(column.name) for row in part] for column in columns])
+    writer.close()
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / rundir.REPORT / "summary.json").read_text()))

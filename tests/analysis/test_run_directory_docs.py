@@ -1,0 +1,51 @@
+"""docs/run-directory.md lists every column that is written, with its type, unit and meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadgen import record, rundir
+from loadgen.simulator.truth import TruthLog
+from remote_agents.agent import sample
+
+DOC = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """Cells of the first table of the section, without its head."""
+    section = re.split(r"^#+ ", DOC.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows[2:]]
+
+
+TABLES: list[tuple[str, Iterable[Any]]] = [
+    ("requests/worker-N.arrow", record.REQUEST_COLUMNS),
+    ("workers/worker-N.arrow", record.HEALTH_COLUMNS),
+    *((f"telemetry/&lt;host&gt;/{name}.arrow", columns) for name, columns in sample.TABLES.items()),
+]
+
+
+@pytest.mark.parametrize(("heading", "columns"), TABLES, ids=[heading for heading, _ in TABLES])
+def test_every_column_is_documented_as_it_is(heading: str, columns: Iterable[Any]) -> None:
+    assert table(heading) == [[str(field) for field in column] for column in columns]
+
+
+def test_the_simulators_columns_are_documented(tmp_path: Path) -> None:
+    TruthLog(tmp_path / "truth.csv").close()
+    head = (tmp_path / "truth.csv").read_text().strip()
+    assert [row[0] for row in table("simulator/truth.csv")] == head.split(",")
+
+
+def test_every_outcome_is_documented() -> None:
+    assert all(f"`{outcome}`" in DOC for outcome in record.Outcome)
+
+
+def test_every_name_of_the_directory_is_documented() -> None:
+    names = [value for name, value in vars(rundir).items() if name.isupper() and isinstance(value, str)]
+    assert len(names) > 10
+    assert [name for name in names if name not in DOC and name != rundir.LATEST] == []

@@ -230,7 +230,7 @@ def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Fl
     covered = _integral(knots, spans, edges)
     with np.errstate(invalid="ignore", divide="ignore"):
         coverage = np.where(width > 0, covered / width, 0.0)
-        mean = v[0] + _integral(knots, spans * (v - v[0]), edges) / covered
+        mean = np.clip(_integral(knots, spans * v, edges) / covered, v.min(), v.max())  # rounding must not leave them
     return np.where(coverage >= MIN_COVERAGE, mean, np.nan), coverage
 
 

@@ -47,7 +47,8 @@ def simulator(config: SimulatorConfig, announce: Connection, realtime: bool) -> 
 
 def drive(port: int, users: int, seconds: float, ramp_s: float) -> None:
     """A closed loop of `users` connections."""
-    poll, clients = select.epoll(), {}
+    poll = select.epoll()
+    clients: dict[int, socket.socket] = {}
     begin = time.monotonic()
     while (now := time.monotonic()) < begin + seconds:
         while len(clients) < users and now >= begin + ramp_s * len(clients) / users:

@@ -18,12 +18,19 @@ _SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())
 
 
+class _Line(click.types.StringParamType):
+    """Text of an option that may be repeated: on lines of its own in the environment, where click splits at spaces."""
+
+    envvar_list_splitter = "\n"
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(RUN_OPTIONS):
         command = click.option(
             f"--{option.name}",
             metavar=option.metavar,
             multiple=option.many,
+            type=_Line() if option.many else None,
             envvar=option.env,
             help=option.help + (f"  [default: {option.default}]" if option.default else ""),
         )(command)

@@ -19,7 +19,7 @@ import jinja2
 import pandas as pd
 
 from analysis import join, metrics, tables
-from analysis.checks import SIMULATED_GPU, Caveat, run_caveats, step_caveats
+from analysis.checks import SIMULATED_GPU, run_caveats, step_caveats
 from analysis.load import Run, load
 from analysis.plots import canvas, concurrency
 from analysis.plots import timeline as over_time
@@ -184,7 +184,6 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
         headline=_headline(summary),
         headers=headers,
         rows=rows,
-        caveats=_caveats_by_step(summary),
         gpu_table=tables.gpu_table(summary),
         outcomes=[row for row in tables.outcomes_frame(summary).itertuples(index=False) if row.requests],
         events=[
@@ -199,10 +198,6 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
     )
 
 
-def _caveats_by_step(summary: dict[str, Any]) -> list[tuple[str, list[Caveat]]]:
-    return [(f"{step['level']} {step['unit']}", step["caveats"]) for step in summary["steps"] if step["caveats"]]
-
-
 def _headline(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(name, figure, condition) of what a reader looks for first: the step with the highest QPS."""
     measured = [step for step in summary["steps"] if step["qps"]]
@@ -213,10 +208,14 @@ def _headline(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("peak QPS", tables.text(best["qps"]), at),
         ("output tokens/s", tables.text(best["output_tokens_per_s"]), at),
-        ("TTFT p50", tables.text(best["ttft_ms"]["p50"]) + " ms", at),
-        ("TTFT p99", tables.text(best["ttft_ms"]["p99"]) + " ms", at),
-        ("success", tables.text(best["success_pct"], lambda v: f"{v:.1f}") + " %", at),
+        ("TTFT p50", tables.text(best["ttft_ms"]["p50"], _milliseconds), at),
+        ("TTFT p99", tables.text(best["ttft_ms"]["p99"], _milliseconds), at),
+        ("success", tables.text(best["success_pct"], lambda value: f"{value:.1f} %"), at),
     ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
 
 
 def _facts(run: Run, telemetry: join.Telemetry) -> list[tuple[str, str]]:

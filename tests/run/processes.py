@@ -90,6 +90,7 @@ class Run:
         """Until a step's hold has lasted for a second and a half."""
 
         def begun() -> bool:
+            assert self.process.poll() is None, self.output
             return (self.runs / "latest").exists() and any(
                 line["step"] == step and line["what"] == "begin" for line in self.lines("steps.jsonl")
             )

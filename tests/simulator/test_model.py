@@ -71,7 +71,13 @@ def test_iteration_times_are_the_arithmetic() -> None:
 
 @pytest.mark.parametrize(
     ("users", "qps", "residence_s", "ttft_s"),
-    [(100, 54.6, 1.83, 0.113), (500, 241, 2.07, 0.127), (1000, 421, 2.38, 0.143), (5000, 438, 11.4, 9.3)],
+    [
+        (100, 54.6, 1.83, 0.113),
+        (500, 241, 2.07, 0.127),
+        (1000, 421, 2.38, 0.143),
+        (2500, 438, 5.71, 3.4),
+        (5000, 438, 11.4, 9.3),
+    ],
 )
 def test_default_target(users: int, qps: float, residence_s: float, ttft_s: float) -> None:
     measured = closed_loop(users, replicas=8, seconds=75, warmup=25)

@@ -189,7 +189,7 @@ def run_caveats(
     """Caveats of the whole run."""
     found = []
     status, reason = manifest["status"], manifest.get("reason")
-    if simulated_gpu or manifest["target"].get("simulated"):
+    if simulated_gpu:
         found.append(
             _caveat(
                 "simulated_gpu",

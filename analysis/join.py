@@ -113,24 +113,13 @@ def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else frames[0]
 
 
-_NO_SERVERS = pd.DataFrame(
-    {
-        "host": pd.Series(dtype=str),
-        "engine": pd.Series(dtype=str),
-        **{n: pd.Series(dtype=float) for n in ("t_s", "running", "waiting", "kv_usage_ratio", "kv_pool_b")},
-    }
-)
-_NO_GPUS = pd.DataFrame(
-    {
-        "host": pd.Series(dtype=str),
-        "gpu_uuid": pd.Series(dtype=str),
-        "gpu_index": pd.Series(dtype=float),
-        **{
-            n: pd.Series(dtype=float)
-            for n in ("t_s", "util_pct", "used_b", "effective_b", "total_b", "power_w", "energy_j")
-        },
-    }
-)
+def _empty(names: str, numbers: str) -> pd.DataFrame:
+    kinds = dict.fromkeys(names.split(), "str") | dict.fromkeys(numbers.split(), "float64")
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+
+
+_NO_SERVERS = _empty("host engine", "t_s running waiting kv_usage_ratio kv_pool_b")
+_NO_GPUS = _empty("host gpu_uuid", "gpu_index t_s util_pct used_b effective_b total_b power_w energy_j")
 
 
 def _middle(frame: pd.DataFrame, fit: ClockFit | None, zero_ns: int) -> Floats:

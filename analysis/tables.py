@@ -62,12 +62,11 @@ STEP_COLUMNS = (
     *(
         StepColumn(
             f"{metric}_{stat}_ms",
-            (f"{metric}_ms{population}", stat),
-            f"{metric.upper()} {stat} ms" if not population and stat in shown else None,
+            (f"{metric}_ms", stat),
+            f"{metric.upper()} {stat} ms" if stat in shown else None,
             _fine,
         )
         for metric, shown in (("ttft", ("p50", "p90", "p99")), ("itl", ("p50", "p99")), ("e2e", ("p50", "p99")))
-        for population in ("",)
         for stat in ("p50", "p90", "p95", "p99", "mean")
     ),
     *(StepColumn(f"tpot_{stat}_ms", ("tpot_ms", stat)) for stat in ("p50", "p90", "p95", "p99", "mean")),
@@ -123,13 +122,13 @@ def _number(value: Any) -> Any:
 
 
 def outcomes_frame(summary: Summary) -> pd.DataFrame:
-    """level, outcome, requests: the requests intended in each step's window by how they ended."""
+    """step, level, outcome, requests: the requests intended in each step's window by how they ended."""
     rows = [
-        (step["level"], outcome, count)
-        for step in summary["steps"]
+        (number, step["level"], outcome, count)
+        for number, step in enumerate(summary["steps"])
         for outcome, count in {"OK": step["ok"], **step["errors"], "CANCELLED": step["cancelled"]}.items()
     ]
-    return pd.DataFrame(rows, columns=["level", "outcome", "requests"])
+    return pd.DataFrame(rows, columns=["step", "level", "outcome", "requests"])
 
 
 _GPU_FIGURES = ("util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w")
@@ -139,15 +138,15 @@ def gpus_frame(summary: Summary) -> pd.DataFrame:
     """A row a step and GPU: mean and max of each figure."""
     facts = ["host", "uuid", "index", "coverage", "vram_total_bytes"]
     rows = [
-        {"level": step["level"]}
+        {"step": number, "level": step["level"]}
         | {name: gpu[name] for name in facts}
         | {f"{name}_{stat}": _number(_at(gpu, (name, stat))) for name in _GPU_FIGURES for stat in ("mean", "max")}
         | {"gpu_source": SIMULATED_GPU if gpu["simulated"] else "NVML"}
-        for step in summary["steps"]
+        for number, step in enumerate(summary["steps"])
         for gpu in step["gpus"]
     ]
     figures = [f"{name}_{stat}" for name in _GPU_FIGURES for stat in ("mean", "max")]
-    return pd.DataFrame(rows, columns=["level", *facts, *figures, "gpu_source"])
+    return pd.DataFrame(rows, columns=["step", "level", *facts, *figures, "gpu_source"])
 
 
 def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:

@@ -82,6 +82,8 @@ def value_axis(axes: Axes, series: Sequence[pd.Series[float]], label: str, log: 
         axes.set_ylim(known.min() / 1.6, known.max() * 2.5)
     else:
         axes.set_ylim(0, 1.2 * known.max() if known.size else 1)
+        if not known.size:
+            axes.yaxis.set_major_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.set_ylabel(label)
 

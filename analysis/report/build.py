@@ -95,7 +95,7 @@ def build(run_dir: Path) -> Built:
             ("timeline", seconds.assign(gpu_source=source)),
             ("gpus", tables.gpus_frame(summary)),
         ):
-            table.to_csv(report / "tables" / f"{name}.csv", index=False, float_format="%.6g")
+            table.to_csv(report / "tables" / f"{name}.csv", index=False, float_format="%.12g")
         pictures = _draw(report / "figures", summary, steps, binned, width_s, windows)
         html = report / "report.html"
         html.write_text(_page(run, telemetry, summary, pictures))
@@ -108,6 +108,7 @@ def _analyse(run_dir: Path) -> Analysed:
     run = load(run_dir)
     requests, telemetry = metrics.derive(run), join.telemetry(run)
     windows, unreached = step_windows(run)
+    simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
     zero = join.start_ns(run)
     timed = [((int(event["t_ns"]) - zero) / 1e9, event) for event in run.events if "t_ns" in event]
     steps = []
@@ -121,13 +122,13 @@ def _analyse(run_dir: Path) -> Analysed:
         "status": run.manifest["status"],
         "reason": run.manifest.get("reason"),
         "target": run.manifest["target"],
-        "simulated_gpu": telemetry.simulated,
+        "simulated_gpu": simulated_gpu,
         "steps": steps,
         "clocks": [
             {"host": c.host, "bound_ms": c.bound_ns / 1e6, "drift_ppm": c.fit.drift_ppm if c.fit else None}
             for c in telemetry.clocks
         ],
-        "caveats": run_caveats(run.manifest, run.events, problems, unreached, telemetry.simulated),
+        "caveats": run_caveats(run.manifest, run.events, problems, unreached, simulated_gpu),
     }
     return Analysed(run, requests, telemetry, windows, _plain(summary))
 

@@ -37,6 +37,8 @@ def close_web_ui(app: Flask) -> None:
     """T21: the web UI answers pages of its own origin only, and tells no browser otherwise."""
     for functions in app.after_request_funcs.values():
         functions[:] = [function for function in functions if not function.__module__.startswith("flask_cors")]
+    for name in ("handle_exception", "handle_user_exception"):
+        vars(app).pop(name, None)  # flask_cors wraps these two of Flask's own
 
     def same_origin() -> None:
         origin = request.headers.get("Origin")

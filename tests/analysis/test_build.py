@@ -174,9 +174,7 @@ def test_an_interrupted_ramp_has_no_figures(tmp_path: Path) -> None:
 
 
 def test_gpu_figures_and_effective_vram(thousand: Path) -> None:
-    rows = [
-        syn.gpu(k / 10, util_pct=20.0 if k < 100 else 80.0, energy_mj=round(k / 10 * 250_000)) for k in range(201)
-    ]
+    rows = [syn.gpu(k / 10, util_pct=20.0 if k < 100 else 80.0, energy_mj=round(k / 10 * 250_000)) for k in range(201)]
     syn.write_table(thousand, "here", "gpu_fast", rows)
     syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
     built = build(thousand)

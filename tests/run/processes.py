@@ -61,8 +61,8 @@ class Run:
     def pid_of(self, *words: str) -> int:
         return next(pid for pid, line in self.processes().items() if all(word in line for word in words))
 
-    def listening(self) -> set[int]:
-        """Ports of the run's processes that listen, by their sockets' inodes."""
+    def listening(self) -> set[tuple[str, int]]:
+        """Addresses (as the kernel writes them, in hex) and ports where the run's processes listen."""
         inodes = set()
         for pid in self.processes():
             try:
@@ -75,7 +75,8 @@ class Run:
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == "0A" and fields[9] in inodes:
-                    ports.add(int(fields[1].split(":")[1], 16))
+                    address, port = fields[1].split(":")
+                    ports.add((address, int(port, 16)))
         return ports
 
     def wait_for(self, condition: Callable[[], bool], seconds: float, what: str) -> float:

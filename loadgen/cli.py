@@ -154,10 +154,10 @@ def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
 
 
 def _report(directory: Path) -> dict[str, Any]:
-    from analysis.report.build import build
     from rich.console import Console
     from rich.table import Table
 
+    from analysis.report.build import build
     from analysis.tables import step_table
 
     built = build(directory)

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from analysis.checks import SIMULATED_GPU
+
 BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 STYLE = rc_params_from_file(str(Path(__file__).with_name("loadgen.mplstyle")), use_default_template=False)
 # A range wider than this is drawn on a logarithmic axis.
@@ -28,6 +30,11 @@ CROWDED = 12
 def styled() -> AbstractContextManager[None]:
     """The style of all figures, while they are made and saved."""
     return rc_context(STYLE)
+
+
+def titled(text: str, source: str) -> str:
+    """The title of a panel: it says so when what is seen comes from the simulator."""
+    return f"{text} ({source})" if source == SIMULATED_GPU else text
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.checks import SIMULATED_GPU
 from analysis.metrics import GIB
-from analysis.plots.canvas import BLACK, BLUE, GREEN, ORANGE, RED, legend, line, panels, users_axis, value_axis
+from analysis.plots.canvas import BLACK, BLUE, GREEN, ORANGE, RED, legend, line, panels, titled, users_axis, value_axis
 
 SIZE = (9.6, 4.0)
 
@@ -25,10 +24,11 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     if (steps["failed_qps"] > 0).any():
         line(rate, x, steps["failed_qps"], "failed", color=RED, marker="s", linestyle="--")
         legend(rate, infinite=False, loc="best")
-    rate.set_title("Throughput against concurrency")
+    source = steps["gpu_source"].iloc[0]
+    rate.set_title(titled("Throughput", source))
     value_axis(tokens, [steps["output_tokens_per_s"]], "output tokens per second")
     line(tokens, x, steps["output_tokens_per_s"], "output tokens", color=GREEN, marker="D")
-    tokens.set_title("Output tokens against concurrency")
+    tokens.set_title(titled("Output tokens", source))
     for axes in (rate, tokens):
         users_axis(axes, x)
     return figure
@@ -46,7 +46,7 @@ def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
         for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
             line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
         users_axis(axes, steps["level"])
-        axes.set_title(f"{title} against concurrency")
+        axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
         legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
     return figure
 
@@ -81,11 +81,10 @@ def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None
     memory.set_ylim(0, 1.35 * limit)
     draw(busy, "util_pct_mean", 1.0, "GPU utilisation", GREEN, "D", "-")
     busy.set_ylim(0, 105)
-    simulated = f" ({source})" if source == SIMULATED_GPU else ""
     several = f": mean and range of {count} GPUs" if count > 1 else ""
-    memory.set_title(f"GPU memory{simulated}")
+    memory.set_title(titled("GPU memory", source))
     memory.set_ylabel(f"GiB of a card{several}")
-    busy.set_title(f"GPU utilisation{simulated}")
+    busy.set_title(titled("GPU utilisation", source))
     busy.set_ylabel(f"%{several}")
     legend(memory, infinite=False, loc="upper left")
     for axes in (memory, busy):

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.checks import SIMULATED_GPU
 from analysis.metrics import GIB
 from analysis.plots.canvas import (
     BLACK,
@@ -23,6 +22,7 @@ from analysis.plots.canvas import (
     crosses,
     legend,
     panels,
+    titled,
     value_axis,
 )
 from analysis.windows import Window
@@ -37,12 +37,11 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The title of a `gpu` panel says so when the GPU is simulated. `log` allows a logarithmic axis."""
+    """`log` allows a logarithmic axis."""
 
     title: str
     unit: str
     curves: tuple[Curve, ...]
-    gpu: bool = False
     log: bool = False
 
 
@@ -55,7 +54,7 @@ PANELS = (
         (Curve("ttft_p50_ms", "p50", BLUE), Curve("ttft_p99_ms", "p99", RED, "-.")),
         log=True,
     ),
-    Panel("GPU utilisation", "%", (Curve("gpu_util_pct", "mean of the GPUs", GREEN),), gpu=True),
+    Panel("GPU utilisation", "%", (Curve("gpu_util_pct", "mean of the GPUs", GREEN),)),
     Panel(
         "GPU memory",
         "GiB",
@@ -63,13 +62,11 @@ PANELS = (
             Curve("vram_used_b", "used", BLUE, scale=GIB),
             Curve("vram_effective_b", "effective (KV cache in use)", ORANGE, "--", scale=GIB),
         ),
-        gpu=True,
     ),
     Panel(
         "Server queue",
         "requests",
         (Curve("running", "running", SKY), Curve("waiting", "waiting", PINK, "--")),
-        gpu=True,
     ),
 )
 # With more steps than this only every n-th is labelled.
@@ -88,8 +85,7 @@ def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], sou
     figure, axes = panels(len(shown), 1, (9.6, 0.8 + 1.5 * len(shown)), sharex=True)
     for panel, place in zip(shown, axes, strict=True):
         _draw(place, panel, frame, frame["t_s"] + width_s / 2)
-        simulated = f" ({source})" if panel.gpu and source == SIMULATED_GPU else ""
-        place.set_title(panel.title + simulated, fontsize=10)
+        place.set_title(titled(panel.title, source), fontsize=10)
         for window in windows:
             place.axvspan(window.hold_s, window.end_s, color=SHADE, alpha=0.05, lw=0)
             place.axvspan(window.begin_s, window.end_s, color=SHADE, alpha=0.08, lw=0)

@@ -262,11 +262,18 @@ def test_a_simulated_target_without_truth_is_said_so(tmp_path: Path) -> None:
 
 def test_a_late_client_is_said_so(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
-    syn.write_requests(run, [syn.request(5 + k / 10, read_lag_us=7000) for k in range(100)])
+    syn.write_requests(run, [syn.request(5 + k / 10, read_lag_us=9600) for k in range(100)])
     syn.write_health(run, [syn.health(float(t), cpu_share=0.95) for t in range(1, 21)])
     step = figures(run)
+    assert step["e2e_ms"]["p50"] == 190
     assert {"client_late", "worker_cpu"} <= set(codes(step))
     assert step["worker_cpu_pct"] == pytest.approx(95)
+
+
+def test_a_lag_that_hardly_delays_the_next_request_is_no_caveat(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [syn.request(5 + k / 10, read_lag_us=9400) for k in range(100)])
+    assert "client_late" not in codes(figures(run))
 
 
 def test_without_kernel_stamps_the_event_loop_bears_witness(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from loadgen.record import REQUEST_COLUMNS
 from loadgen.shards import read_shard
@@ -157,6 +159,24 @@ def test_report_is_built_again_from_the_directory_alone(looked: Looked, loadgen:
     subprocess.run([loadgen, "report", str(looked.run.runs / "latest")], check=True, capture_output=True, cwd="/")
     assert json.loads((report / "summary.json").read_text()) == before
     assert sorted(path.suffix for path in (report / "figures").iterdir())[:1] == [".png"]
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium") is None and "CI" not in os.environ, reason="needs Chromium: make system-deps"
+)
+def test_report_opens_in_a_browser_without_a_network(looked: Looked, tmp_path: Path) -> None:
+    page = looked.run.directory / "report" / "report.html"
+    assert page.stat().st_size < 5_000_000
+    assert "simulated GPU" in page.read_text()
+    picture = tmp_path / "page.png"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--disable-background-networking", "--disable-sync", "--no-first-run", "--disable-component-update"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1300,3000", f"--screenshot={picture}"]
+    subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
+    with Image.open(picture) as image:
+        counts = {colour: count for count, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
+    assert counts.get((0x00, 0x72, 0xB2), 0) > 500, "the blue of the figures' lines"
+    assert counts.get((0xD5, 0x5E, 0x00), 0) > 100, "the red of the figures' p99"
 
 
 def test_a_users_own_scenario(loadgen: str, tmp_path: Path) -> None:

@@ -29,5 +29,5 @@ def test_links_and_targets_exist(document: Path) -> None:
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (document.parent / link).exists(), link
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z][a-z-]+)", text):
+    for target in re.findall(r"(?:^ {4}|`)make ([a-z][a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -168,6 +168,11 @@ def _report(directory: Path) -> dict[str, Any]:
     for row in rows:
         table.add_row(*row)
     Console(width=_TABLE_WIDTH).print(table)
+    for step in built.summary["steps"]:
+        for caveat in step["caveats"]:
+            click.echo(f"{step['level']} {step['unit']}: {caveat['text']}; {caveat['remedy']}")
+    for caveat in built.summary["caveats"]:
+        click.echo(f"run: {caveat['text']}; {caveat['remedy']}")
     click.echo(f"report: {built.html}")
     return built.summary
 
@@ -179,6 +184,10 @@ def _raise_for(directory: Path, summary: dict[str, Any]) -> None:
         raise Interrupted("interrupted; the report shows what was measured")
     if manifest["status"] != rundir.COMPLETE:
         raise RunAborted(f"the run was aborted: {manifest['reason']}; the report shows what was measured")
+    if any(event["kind"] == "locust_mismatch" for event in rundir.read_lines(directory / rundir.EVENTS)):
+        raise LoadgenError(
+            f"Locust counted {manifest['locust']}, but {manifest['recorded']} were recorded: do not trust this run"
+        )
     if not any(step["ok"] for step in summary["steps"]):
         errors = ", ".join(sorted({kind for step in summary["steps"] for kind in step["errors"]})) or "no answer"
         raise TargetError(f"no request succeeded ({errors}): the report shows the errors")

@@ -13,7 +13,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
 
-from loadgen.locust_plugin import traps
+from loadgen.locust_plugin import traps, web_form
 from loadgen.locust_plugin.master import Master
 from loadgen.locust_plugin.worker import Worker
 from loadgen.options import ENV_PREFIX, SCENARIO_OPTIONS
@@ -65,8 +65,8 @@ def _begin(environment: Environment, runner: Runner, web_ui: Any, **_: Any) -> N
     if isinstance(runner, (WorkerRunner, LocalRunner)):
         _workers[id(environment)] = Worker(environment, runner)
     if isinstance(runner, (MasterRunner, LocalRunner)):
-        master = Master(environment, runner)
-        if isinstance(runner, LocalRunner):
-            master.watch_local(_workers[id(environment)].report)
-    if web_ui is not None:
-        traps.close_web_ui(web_ui.app)
+        local = _workers.get(id(environment))
+        master = Master(environment, runner, local.report if local is not None else None)
+        if web_ui is not None:
+            traps.close_web_ui(web_ui.app)
+            web_form.check(web_ui.app, environment, master.plan_load)

@@ -1,6 +1,6 @@
-"""The load shape that follows a `Stepper`. Registered only when steps are given, so that users stay editable otherwise.
+"""The load shape: Locust asks it once a second, on the master, how many users there should be.
 
-Locust asks it once a second on the master; a wait that ends sooner is waited out here, so that steps keep their length.
+Set on the environment only when steps are given, so that users stay editable in the web UI otherwise.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from collections.abc import Callable
 import gevent
 from locust import LoadTestShape
 
-from loadgen.stepper import Phase, Stepper
+from loadgen.locust_plugin.active_run import ActiveRun
+from loadgen.stepper import Phase
 
 logger = logging.getLogger(__name__)
 
 
 class SteppedShape(LoadTestShape):
-    """`counts` gives (users, ended, in flight); `on_drain` is called once, when nothing new may be sent."""
+    """`begin` gives the run, making it at the first tick; `drain` is called once, when nothing new may be sent."""
 
     abstract = True
 
-    def __init__(
-        self, stepper: Stepper, counts: Callable[[], tuple[int, int, int]], on_drain: Callable[[], None]
-    ) -> None:
+    def __init__(self, begin: Callable[[], ActiveRun], drain: Callable[[], None]) -> None:
         super().__init__()
-        self._stepper = stepper
-        self._counts = counts
-        self._on_drain = on_drain
+        self._begin = begin
+        self._drain = drain
         self._draining = False
         self.failure: Exception | None = None
 
@@ -42,15 +40,17 @@ class SteppedShape(LoadTestShape):
             return None
 
     def _tick(self) -> tuple[int, float] | None:
-        stepper = self._stepper
-        wait_s = stepper.advance(time.monotonic_ns(), *self._counts())
+        run = self._begin()
+        stepper = run.stepper
+        wait_s = stepper.advance(time.monotonic_ns(), *run.counts)
+        # Locust comes back in a second: what is due sooner is waited for here, so that steps keep their length.
         while 0 < wait_s < 1:
             gevent.sleep(wait_s)
-            wait_s = stepper.advance(time.monotonic_ns(), *self._counts())
+            wait_s = stepper.advance(time.monotonic_ns(), *run.counts)
         if stepper.phase is Phase.DONE:
             return None
         if stepper.phase is Phase.DRAIN and not self._draining:
             self._draining = True
-            self._on_drain()
+            self._drain()
         # T4: the whole step in one spawn message; users then start at random offsets.
         return stepper.level, float(stepper.level)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,7 +49,18 @@ def close_web_ui(app: Flask) -> None:
     app.before_request(same_origin)
 
 
-def refuse_late_workers(runner: runners.MasterRunner, started: Any) -> None:
+def before_start(runner: runners.Runner, listener: Callable[[int], None]) -> None:
+    """Call `listener` with the number of users whenever Locust is asked for another one; it has no event for that."""
+    start = runner.start
+
+    def announced(user_count: int, *arguments: Any, **options: Any) -> None:
+        listener(user_count)
+        start(user_count, *arguments, **options)
+
+    runner.start = announced
+
+
+def refuse_late_workers(runner: runners.MasterRunner, started: Callable[[], bool]) -> None:
     """T7: a worker that joins after the start would rebalance the users, or stay idle. It is told to quit."""
     handle = runner.handle_message
 

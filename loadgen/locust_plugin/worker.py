@@ -58,6 +58,7 @@ class Worker:
         self.stagger_s = min(_MAX_STAGGER_S, _STAGGER_SHARE * (step_s or 0.0))
         index = self._runner.worker_index if isinstance(self._runner, WorkerRunner) else 0
         self._recorder = Recorder(Path(options["run_dir"]), index)
+        self.tally = Tally()
         self._sending.set()
         quiet_collector()
 

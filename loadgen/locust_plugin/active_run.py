@@ -1,0 +1,143 @@
+"""One run, from before its first request until its manifest has a final status: what the master keeps of it.
+
+With steps in its plan a `Stepper` leads it; without, each number of users that somebody asks for becomes a step. All
+stamps are CLOCK_MONOTONIC ns of the master's host.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from locust.runners import Runner
+
+from loadgen import rundir
+from loadgen.live import Board
+from loadgen.locust_plugin.collection import Collection
+from loadgen.options import ENV_PREFIX, Settings
+from loadgen.stepper import Phase, Stepper
+
+logger = logging.getLogger(__name__)
+
+
+class ActiveRun:
+    def __init__(self, directory: Path, settings: Settings, runner: Runner, host: str) -> None:
+        self.directory = directory
+        self.board = Board()
+        self.stepper = Stepper(settings.plan, self._log_step)
+        self.abandoned = False
+        self._planned = bool(settings.plan.steps)
+        self._runner = runner
+        self._stop: tuple[str, str | None] | None = None
+        self._lost: set[str] = set()
+        self._by_hand: dict[str, Any] = {}
+        self._collection: Collection | None = None
+        if settings.agents:
+            config = {
+                "agents": list(settings.agents),
+                "gpus": list(settings.gpus) if settings.gpus is not None else None,
+                "metrics_url": settings.metrics_url or f"{host}/metrics",
+                "metrics_token_env": settings.api_key_env,
+                "telemetry_url": os.environ.get(ENV_PREFIX + "TELEMETRY_URL"),
+            }
+            self._collection = Collection(directory, config, self._collector_lost)
+
+    @property
+    def telemetry(self) -> dict[str, Any]:
+        return self._collection.latest if self._collection else {}
+
+    @property
+    def phase(self) -> str:
+        return "stop" if self._stop else self.stepper.phase.value if self._planned else "hold"
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Users, requests that ended, requests in flight."""
+        return self._runner.user_count, self.board.total("ended"), self.board.total("in_flight")
+
+    def log(self, kind: str, text: str, **facts: Any) -> None:
+        rundir.log_event(self.directory, kind, text, **facts)
+
+    def _log_step(self, line: dict[str, Any]) -> None:
+        rundir.append_line(self.directory / rundir.STEPS, line)
+
+    # -- users that somebody sets by hand
+
+    def ask_by_hand(self, level: int) -> None:
+        """Somebody asks for another number of users: the step that was ends, the next ramps."""
+        if not self._planned:
+            self._end_by_hand()
+            self._by_hand = {"step": self._by_hand.get("step", -1) + 1, "level": level, "unit": "users"}
+            self._log_step({**self._by_hand, "what": "ramp", "t_ns": time.monotonic_ns(), "users": self.counts[0]})
+
+    def reached_by_hand(self, users: int) -> None:
+        """The users are there."""
+        if self._by_hand and not self._by_hand.get("began"):
+            self._log_step({**self._by_hand, "what": "begin", "t_ns": time.monotonic_ns(), "users": users})
+            self._by_hand["began"] = True
+
+    def _end_by_hand(self) -> None:
+        if self._by_hand.pop("began", False):
+            self._log_step({**self._by_hand, "what": "end", "t_ns": time.monotonic_ns(), "users": self.counts[0]})
+
+    # -- ends
+
+    def stop(self, status: str, reason: str | None) -> None:
+        """End before the plan does; the first reason counts."""
+        if self._stop is None:
+            self._stop = (status, reason)
+            self.log("stop", reason or status)
+            self.stepper.stop(time.monotonic_ns(), self.counts[0])
+
+    def abandon(self, reason: str) -> None:
+        """Like `stop`, from another thread of a process about to end: the reason is noted, nothing is written."""
+        self.abandoned = True
+        self._stop = self._stop or (rundir.ABORTED, reason)
+
+    def load_stopped(self) -> None:
+        """Locust has stopped the users, for whatever reason."""
+        self._end_by_hand()
+        if self._planned and self.stepper.phase is not Phase.DONE:
+            if self._lost and not self._runner.worker_count:
+                self.stop(rundir.ABORTED, "every worker was lost")
+            else:
+                self.stop(rundir.INTERRUPTED, "stopped by hand")
+
+    def take_report(self, worker: str, report: dict[str, Any]) -> None:
+        self.board.report(worker, report)
+        if report["failure"]:
+            self.stop(rundir.ABORTED, f"a worker cannot write its records: {report['failure']}")
+
+    def lose(self, worker: str, index: int) -> None:
+        """A worker does not answer any more."""
+        if worker not in self._lost:
+            self._lost.add(worker)
+            self.board.lose(worker)
+            self.log("worker_lost", f"worker {index} was lost; its users are gone", worker=index)
+
+    def _collector_lost(self) -> None:
+        self.log("collector_lost", "the collector ended early; no telemetry from here on")
+
+    def finish(self, shape_failure: Exception | None) -> str:
+        """Stop the collector, reconcile the counts, write the final status; returns it."""
+        if self._collection is not None:
+            self._collection.stop()
+        if shape_failure is not None:
+            self._stop = (rundir.ABORTED, f"the load shape failed: {shape_failure}")
+        if self._stop is None and self._planned and self.stepper.phase is not Phase.DONE:
+            self._stop = (rundir.ABORTED, "the run was ended from outside")
+        status, reason = self._stop or (rundir.COMPLETE, None)
+        total = self._runner.stats.total
+        locust = {"requests": total.num_requests, "failures": total.num_failures}
+        recorded = {"requests": self.board.total("ended"), "failures": self.board.total("failed")}
+        if locust != recorded and not self._lost:
+            text = "Locust counted other requests than were recorded"
+            self.log("locust_mismatch", text, locust=locust, recorded=recorded)
+        for row in self._runner.exceptions.values():
+            text = f"a task raised an exception, {row['count']} time(s): {row['msg']}"[:500]
+            self.log("user_error", text, count=row["count"], traceback=row["traceback"])
+        rundir.finish(self.directory, status, reason, locust=locust, recorded=recorded)
+        return status

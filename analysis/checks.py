@@ -28,6 +28,9 @@ ENDED_AFTER = 0.5
 FAILED = 0.01
 COALESCED = 0.05
 TOKENS_PER_EVENT = 0.05
+STEAL_PCT = 5.0
+AGENT_CPU_PCT = 5.0
+AGENT_SKIPPED = 0.05
 SIMULATED_GPU = "simulated GPU"
 
 # Events that spoil the step they fall into, and what to do.
@@ -64,11 +67,16 @@ def step_caveats(
     ]
 
 
-def _client(step: dict[str, Any]) -> Iterator[Caveat]:
-    lag = step["client_lag_ms"]["p99"]
+def client_lag_limit(step: dict[str, Any]) -> tuple[float, float, str]:
+    """The p99 of the client's lag that is tolerated, in ms, the share of a latency that it is, and which latency."""
     by_kernel = step["client_lag_source"] == "read_lag"
     share, metric = (CLIENT_LAG_OF_E2E, "e2e") if by_kernel else (CLIENT_LAG_OF_TTFT, "ttft")
-    limit = max(CLIENT_LAG_MS, share * (step[f"{metric}_ms_ok"]["p50"] or 0.0))
+    return max(CLIENT_LAG_MS, share * (step[f"{metric}_ms_ok"]["p50"] or 0.0)), share, metric
+
+
+def _client(step: dict[str, Any]) -> Iterator[Caveat]:
+    lag = step["client_lag_ms"]["p99"]
+    limit, share, metric = client_lag_limit(step)
     if lag is not None and lag > limit:
         rule = f"the larger of {CLIENT_LAG_MS:g} ms and {share:.0%} of {metric.upper()} p50"
         yield _caveat(
@@ -104,7 +112,7 @@ def _simulator(step: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Cavea
 
 def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Iterator[Caveat]:
     flying = step["in_flight_mean"]
-    closed = manifest["plan"].get("arrival") == "closed" and not manifest.get("options", {}).get("think_time")
+    closed = manifest["plan"].get("arrival") == "closed" and not (manifest["options"] or {}).get("think_time")
     if closed and flying is not None and flying < DELIVERED * step["level"]:
         yield _caveat(
             "load_not_delivered",
@@ -183,12 +191,38 @@ def _telemetry(step: dict[str, Any]) -> Iterator[Caveat]:
                 "it has no figures",
                 "see events and logs/ for the agent's end",
             )
+    for host in step["hosts"]:
+        if (steal := host["steal_pct"]) is not None and steal > STEAL_PCT:
+            yield _caveat(
+                "steal",
+                f"other machines took {steal:.1f} % of the CPU time of {host['host']}",
+                "measure on a machine whose cores are its own",
+            )
+
+
+def agent_caveats(agents: list[dict[str, Any]]) -> Iterator[Caveat]:
+    """Of what watching cost: figures of hosts.agent_figures."""
+    for agent in agents:
+        if (cpu := agent["cpu_pct"]) is not None and cpu > AGENT_CPU_PCT:
+            yield _caveat(
+                "agent_cpu",
+                f"the agent on {agent['host']} used {cpu:.1f} % of a core: it may have slowed the server",
+                "watch fewer GPUs with --gpus, or repeat with --agents none and compare",
+            )
+        if (share := agent["skipped_share"]) is not None and share > AGENT_SKIPPED:
+            yield _caveat(
+                "agent_late",
+                f"the agent on {agent['host']} skipped {100 * share:.1f} % of its ticks: GPU figures are coarse",
+                "look for a busy host or a slow driver on it",
+            )
 
 
 def run_caveats(
     manifest: dict[str, Any],
     events: list[dict[str, Any]],
+    agents: list[dict[str, Any]],
     problems: list[str],
+    damaged: list[str],
     unreached: list[int],
     simulated_gpu: bool,
 ) -> list[Caveat]:
@@ -226,6 +260,23 @@ def run_caveats(
             for event in events
             if event.get("kind") == "locust_mismatch"
         ]
+    found += [
+        _caveat("user_error", event.get("text", "a task raised an exception"), "mend the scenario; see events.jsonl")
+        for event in events
+        if event.get("kind") == "user_error"
+    ]
+    found += agent_caveats(agents)
+    if damaged:
+        parts = list(dict.fromkeys(damaged))
+        names = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+        found.append(
+            _caveat(
+                "damage",
+                f"parts of the run directory are missing or damaged: {names}",
+                "what could be read is in the figures, the report's Damage section says what could not; "
+                "look for a copy, or repeat the run",
+            )
+        )
     found += [
         _caveat("data_problem", problem, "what could be read is in the figures; see logs/") for problem in problems
     ]

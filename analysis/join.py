@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.load import Host, Run
 from analysis.stats import Floats
+from remote_agents.agent import sample
 from remote_agents.clock import ClockFit, bound_at, fit_clocks, to_controller
 
 # A window with fewer samples than this share of its length has no figure.
@@ -25,7 +26,6 @@ MIN_COVERAGE = 0.5
 _KV_TOLERANCE_S = 3.0
 # A larger error than half a second blurs the timeline's bins.
 _BLURRED_NS = 500_000_000
-_PROBE = {"host", "t0_ns", "t1_ns", "t2_ns", "t3_ns"}
 
 
 class HostClock(NamedTuple):
@@ -43,10 +43,13 @@ class Telemetry:
 
     `gpus`: host, gpu_uuid, gpu_index, t_s, util_pct, used_b, effective_b, total_b, power_w, energy_j, a row a sample.
     `servers`: host, engine, t_s, running, waiting, kv_usage_ratio, kv_pool_b, a row a scrape and engine.
+    `hosts`, `agents`: host, t_s and the numbers of sample.TABLES as they are, counters too, a row a sample.
     """
 
     gpus: pd.DataFrame
     servers: pd.DataFrame
+    hosts: pd.DataFrame
+    agents: pd.DataFrame
     clocks: list[HostClock]
     problems: list[str]
 
@@ -63,10 +66,8 @@ class Telemetry:
 
 def start_ns(run: Run) -> int:
     """The controller's monotonic clock at t = 0."""
-    for line in run.steps:
-        if line.get("what") == "ramp":
-            return int(line["t_ns"])
-    return int(run.manifest["clock"]["monotonic_ns"])
+    first = next((line for line in run.steps if line["what"] == "ramp"), None)
+    return int(first["t_ns"] if first else run.manifest["clock"]["monotonic_ns"])
 
 
 def seconds(times_ns: Any, zero_ns: int) -> Floats:
@@ -78,23 +79,26 @@ def seconds(times_ns: Any, zero_ns: int) -> Floats:
 def telemetry(run: Run) -> Telemetry:
     """GPU and server samples of every host on the controller's clock."""
     zero = start_ns(run)
-    fits = fit_clocks(probe for probe in run.probes if probe.keys() >= _PROBE)
+    fits = fit_clocks(run.probes)
     clocks: list[HostClock] = []
     problems: list[str] = []
-    gpus, servers = [_NO_GPUS], [_NO_SERVERS]
+    gpus, servers, hosts, agents = [_NO_GPUS], [_NO_SERVERS], [_numbers("host")], [_numbers("agent")]
     for host in run.hosts:
-        same = host.boot_id == run.manifest["clock"].get("boot_id", "")
+        same = host.boot_id == (run.manifest["clock"].get("boot_id") or "")
         fit = None if same else fits.get(host.clock)
         if fit is None and not same:
             problems.append(f"telemetry of {host.name}: left out, no clock probes tie its clock to the controller's")
             continue
         servers.append(_server(host, fit, zero))
         gpus.append(_gpu(host, fit, zero))
+        hosts.append(_numbers("host", host, fit, zero))
+        agents.append(_numbers("agent", host, fit, zero))
         clocks.append(HostClock(host.name, host.simulated, fit, _worst_bound_ns(host, fit)))
         if clocks[-1].bound_ns > _BLURRED_NS:
             problems.append(f"telemetry of {host.name}: its time is known to {clocks[-1].bound_ns / 1e9:.1f} s only")
     machines = {host.name: host.clock for host in run.hosts}
-    return Telemetry(_with_effective(_stack(gpus), _stack(servers), machines), _stack(servers), clocks, problems)
+    with_effective = _with_effective(_stack(gpus), _stack(servers), machines)
+    return Telemetry(with_effective, _stack(servers), _stack(hosts), _stack(agents), clocks, problems)
 
 
 def _worst_bound_ns(host: Host, fit: ClockFit | None) -> int:
@@ -127,6 +131,17 @@ def _middle(frame: pd.DataFrame, fit: ClockFit | None, zero_ns: int) -> Floats:
     t0, t1 = (frame[name].to_numpy(dtype=np.int64) for name in ("t0_mono_ns", "t1_mono_ns"))
     middle = t0 + (t1 - t0) // 2
     return np.asarray((to_controller(fit, middle) if fit else middle) - zero_ns, dtype=np.float64) / 1e9
+
+
+def _numbers(table: str, host: Host | None = None, fit: ClockFit | None = None, zero_ns: int = 0) -> pd.DataFrame:
+    """A table of numbers alone, as floats; empty without a host that has it."""
+    names = [column.name for column in sample.TABLES[table] if not column.name.endswith("_mono_ns")]
+    raw = host.tables.get(table) if host else None
+    if host is None or raw is None or raw.empty:
+        return _empty("host", " ".join(["t_s", *names]))
+    values = {name: raw[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in names}
+    frame = pd.DataFrame({"host": host.name, "t_s": _middle(raw, fit, zero_ns)} | values)
+    return frame.sort_values("t_s", ignore_index=True)
 
 
 def _server(host: Host, fit: ClockFit | None, zero_ns: int) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.hosts import host_figures
 from analysis.join import MIN_COVERAGE, Telemetry, between, occupied, overlap_mean, seconds, start_ns
 from analysis.load import Run
 from analysis.stats import Floats, describe, percentile
@@ -145,11 +146,11 @@ def tokens_arrived(requests: Requests, edges: Floats) -> Floats:
     firsts = ok & ~np.isnan(first)
     gaps = ok[requests.gap_row]
     weights = requests.frame["per_chunk"].to_numpy()[firsts]
-    later = _histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
-    return _histogram(first[firsts], edges, weights) + later
+    later = histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
+    return histogram(first[firsts], edges, weights) + later
 
 
-def _histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
+def histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
     """Sum of weights in each bin [edge, next edge); NaN values fall in none."""
     bins = np.searchsorted(edges, values, side="right")
     return np.asarray(np.bincount(bins, weights, minlength=edges.size + 1)[1 : edges.size], dtype=np.float64)
@@ -168,7 +169,8 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
     gaps = (chosen & frame["ok"].to_numpy())[requests.gap_row]
     gap_tokens = requests.gap_tokens[gaps]
     spread = not np.all(gap_tokens == 1.0)
-    lag, lag_source = _client_lag(run, mine, window)
+    lags = mine.loc[~mine["cancelled"], "read_lag_ms"].dropna().to_numpy()
+    loop_lag = _loop_lag(run, window)
     gpus = _gpu_figures(telemetry, edges)
     return {
         "level": window.level,
@@ -194,8 +196,9 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "tpot_ms_ok": describe(latencies(good, "tpot_ms")),
         "e2e_ms": describe(latencies(mine, "e2e_ms")),
         "e2e_ms_ok": describe(latencies(good, "e2e_ms")),
-        "client_lag_ms": lag,
-        "client_lag_source": lag_source,
+        "client_lag_ms": {f"p{p}": percentile(lags, p) for p in (50, 99)} if lags.size else loop_lag,
+        "client_lag_source": "read_lag" if lags.size else None if loop_lag["p99"] is None else "loop_lag",
+        "loop_lag_ms": loop_lag,
         "worker_cpu_pct": _worker_cpu(run, window),
         "coalesced_share": _share(mine["coalesced"].sum(), mine["chunks"].sum()),
         "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
@@ -204,6 +207,7 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "gpus": gpus,
         "gpu_total": _gpu_total([gpu for gpu in gpus if gpu["simulated"] == telemetry.simulated]),
         "server": _server_figures(telemetry.servers, edges),
+        "hosts": host_figures(telemetry, edges),
     }
 
 
@@ -220,17 +224,13 @@ def _in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
     return occupied(frame["begin_s"].to_numpy()[sent], frame["end_s"].to_numpy()[sent], edges)
 
 
-def _client_lag(run: Run, mine: pd.DataFrame, window: Window) -> tuple[dict[str, float | None], str | None]:
-    """p50 and p99 in ms, and where they come from: requests' read lag, else the workers' event loops."""
-    lags = mine.loc[~mine["cancelled"], "read_lag_ms"].dropna().to_numpy()
-    if lags.size:
-        return {f"p{p}": percentile(lags, p) for p in (50, 99)}, "read_lag"
+def _loop_lag(run: Run, window: Window) -> dict[str, float | None]:
+    """p50 and p99 in ms of how late the workers' event loops were: of the seconds' p99, and of their worst."""
     rows = _health(run, window)
     typical, worst = (
         rows[name].dropna().to_numpy(dtype=np.float64) / 1e3 for name in ("loop_lag_p99_us", "loop_lag_max_us")
     )
-    lag = {"p50": percentile(typical, 50), "p99": percentile(worst, 99)}
-    return lag, "loop_lag" if typical.size else None
+    return {"p50": percentile(typical, 50), "p99": percentile(worst, 99)}
 
 
 def _health(run: Run, window: Window) -> pd.DataFrame:
@@ -251,7 +251,7 @@ def _simulator_late(run: Run, window: Window) -> float | None:
     """Share of the simulator's tokens that it wrote more than 5 ms after they were due."""
     received_s = seconds(run.truth["received_ns"], start_ns(run))
     rows = run.truth[between(received_s, window.begin_s, window.end_s)]
-    return _share(rows["late_tokens"].sum(), rows["output_tokens"].sum())
+    return _share(rows["late_tokens"].sum(), rows["emissions"].sum())
 
 
 def _gpu_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
@@ -338,25 +338,31 @@ def server_series(servers: pd.DataFrame, edges: Floats) -> dict[str, Floats]:
     return series
 
 
+def bins_of(run: Run, requests: Requests, width_s: float) -> Floats:
+    """Edges of bins of `width_s` from t = 0 to the end of the last request and step."""
+    marks = seconds([line["t_ns"] for line in run.steps], start_ns(run))
+    last = max([0.0, *marks, *requests.frame["end_s"].dropna()])
+    return np.arange(math.ceil(last / width_s) + 1, dtype=np.float64) * width_s
+
+
 def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float = 1.0) -> pd.DataFrame:
     """The run in bins of `width_s` from t = 0 to the last request's end; TTFT is of requests intended in the bin."""
     frame = requests.frame
-    marks = seconds([line["t_ns"] for line in run.steps if "t_ns" in line], start_ns(run))
-    last = max([0.0, *marks, *frame["end_s"].dropna()])
-    edges = np.arange(math.ceil(last / width_s) + 1, dtype=np.float64) * width_s
+    edges = bins_of(run, requests, width_s)
     bins = edges.size - 1
     out = pd.DataFrame({"t_s": edges[:-1]})
     out["users"] = _users(run, edges)
     out["in_flight"] = _in_flight(frame, edges)
-    out["qps"] = _histogram(frame["end_s"].to_numpy()[frame["ok"]], edges) / width_s
-    out["failed_qps"] = _histogram(frame["end_s"].to_numpy()[frame["failed"]], edges) / width_s
+    out["qps"] = histogram(frame["end_s"].to_numpy()[frame["ok"]], edges) / width_s
+    out["failed_qps"] = histogram(frame["end_s"].to_numpy()[frame["failed"]], edges) / width_s
     out["output_tokens_per_s"] = tokens_arrived(requests, edges) / width_s
-    out["ttft_p50_ms"], out["ttft_p99_ms"] = np.nan, np.nan
+    ttft = np.full((bins, 2), np.nan)
     counted = frame[~frame["cancelled"]]
     for number, rows in counted.groupby((counted["intended_s"] // width_s).astype("Int64")):
         values = latencies(rows, "ttft_ms")
         if values.size and 0 <= int(number) < bins:
-            out.loc[int(number), ["ttft_p50_ms", "ttft_p99_ms"]] = [percentile(values, 50), percentile(values, 99)]
+            ttft[int(number)] = [percentile(values, 50), percentile(values, 99)]
+    out["ttft_p50_ms"], out["ttft_p99_ms"] = ttft.T
     gpus = [rows for _, rows in telemetry.serving.groupby(["host", "gpu_uuid"])]
     for name, source, combine in (
         ("gpu_util_pct", "util_pct", np.mean),

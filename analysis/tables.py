@@ -83,6 +83,11 @@ STEP_COLUMNS = (
     StepColumn("running", ("server", "running")),
     StepColumn("waiting", ("server", "waiting")),
     StepColumn("kv_usage_ratio", ("server", "kv_usage_ratio")),
+    StepColumn("loop_lag_p50_ms", ("loop_lag_ms", "p50")),
+    StepColumn("loop_lag_p99_ms", ("loop_lag_ms", "p99")),
+    StepColumn("client_lag_limit_ms", ("client_lag_limit_ms",)),
+    StepColumn("client_lag_source", ("client_lag_source",)),
+    StepColumn("worker_cpu_pct", ("worker_cpu_pct",)),
     StepColumn("client_lag_p50_ms", ("client_lag_ms", "p50")),
     StepColumn("client_lag_p99_ms", ("client_lag_ms", "p99"), "client lag p99 ms", _fine),
 )
@@ -131,6 +136,12 @@ def outcomes_frame(summary: Summary) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "level", "outcome", "requests"])
 
 
+def peak(summary: Summary) -> dict[str, Any] | None:
+    """The step with the highest QPS; None when no request succeeded."""
+    measured = [step for step in summary["steps"] if step["qps"]]
+    return max(measured, key=lambda step: float(step["qps"])) if measured else None
+
+
 _GPU_FIGURES = ("util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w")
 
 
@@ -167,3 +178,73 @@ def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         for gpu in step["gpus"]
     ]
     return headers, rows
+
+
+_HOST_FIGURES = (
+    *("cpu_pct", "iowait_pct", "steal_pct", "psi_cpu_some_pct", "psi_io_some_pct", "psi_mem_some_pct"),
+    *("mem_available_bytes", "mem_total_bytes"),
+)
+
+
+def hosts_frame(summary: Summary) -> pd.DataFrame:
+    """A row a step and host; `source` says whether the host is one of the simulator."""
+    rows = [
+        {"step": number, "level": step["level"], "host": host["host"], "coverage": host["coverage"]}
+        | {name: _number(host[name]) for name in _HOST_FIGURES}
+        | {f"busiest_cpu_pct_{stat}": _number(_at(host, ("busiest_cpu_pct", stat))) for stat in ("mean", "max")}
+        | {"source": SIMULATED_GPU if host["simulated"] else "measured"}
+        for number, step in enumerate(summary["steps"])
+        for host in step["hosts"]
+    ]
+    figures = [*_HOST_FIGURES, "busiest_cpu_pct_mean", "busiest_cpu_pct_max"]
+    return pd.DataFrame(rows, columns=["step", "level", "host", "coverage", *figures, "source"])
+
+
+def host_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the table of hosts as text."""
+    percent = ("CPU %", "busiest core %", "iowait %", "steal %", "pressure CPU %", "pressure IO %", "pressure memory %")
+    headers = ["users", "host", *percent, "memory available GiB", "memory total GiB"]
+    rows = [
+        [
+            str(step["level"]),
+            f"{host['host']} ({SIMULATED_GPU})" if host["simulated"] else host["host"],
+            text(host["cpu_pct"], _per_cent),
+            text(_at(host, ("busiest_cpu_pct", "mean")), _per_cent),
+            *(text(host[f"{name}_pct"], _per_cent) for name in ("iowait", "steal", *_PRESSURE)),
+            *(text(host[f"mem_{name}_bytes"], _gib) for name in ("available", "total")),
+        ]
+        for step in summary["steps"]
+        for host in step["hosts"]
+    ]
+    return headers, rows
+
+
+_PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")
+
+
+def agent_cost(agent: dict[str, Any]) -> str:
+    """What an agent cost, on one line."""
+    rss = DASH if agent["rss_bytes"] is None else f"{agent['rss_bytes'] / 2**20:.0f} MiB"
+    due = agent["ticks"] + agent["skipped"]
+    return f"{text(agent['cpu_pct'])} % of a core, {agent['skipped']} of {due} ticks skipped, {rss}"
+
+
+# Kinds of failure that the report's table shows; summary.json has them all.
+_MOST_KINDS = 50
+
+
+def failure_table(summary: Summary) -> tuple[list[str], list[list[str]], int]:
+    """Headers and rows of the table of failures as text, and how many kinds are not in it."""
+    headers = ["outcome", "error", "requests", "first s", "last s", "an example as it came"]
+    rows = [
+        [
+            kind["outcome"],
+            kind["error"] or DASH,
+            str(kind["requests"]),
+            f"{kind['first_s']:.1f}",
+            f"{kind['last_s']:.1f}",
+            kind["example"] or DASH,
+        ]
+        for kind in summary["failures"]
+    ]
+    return headers, rows[:_MOST_KINDS], max(len(rows) - _MOST_KINDS, 0)

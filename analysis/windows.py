@@ -43,8 +43,7 @@ def step_windows(run: Run) -> tuple[list[Window], list[int]]:
     share = float(run.manifest["plan"].get("warmup_share", WARMUP_SHARE))
     steps: dict[int, dict[str, dict[str, Any]]] = {}
     for line in run.steps:
-        if {"step", "what", "t_ns"} <= line.keys():
-            steps.setdefault(int(line["step"]), {}).setdefault(line["what"], line)
+        steps.setdefault(int(line["step"]), {}).setdefault(line["what"], line)
     last = _last_s(run, zero)
     windows: list[Window] = []
     unreached: list[int] = []

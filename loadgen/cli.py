@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from loadgen import lifeline, rundir
-from loadgen.errors import EXIT_CODES, Interrupted, LoadgenError, RunAborted, TargetError, UsageError
+from loadgen.errors import (
+    EXIT_CODES,
+    Interrupted,
+    LoadgenError,
+    RunAborted,
+    RunDirError,
+    TargetError,
+    UsageError,
+)
 from loadgen.options import RUN_OPTIONS, Settings, parse_settings
+from loadgen.simulator.config import OPTIONS as SIMULATOR_OPTIONS
+from loadgen.simulator.config import from_options
 
 _TABLE_WIDTH = 200  # more than the table has; a narrow terminal wraps its lines
+_SIMULATOR_PORT = 8000
 _SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())
 
@@ -33,6 +46,21 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             type=_Line() if option.many else None,
             envvar=option.env,
             help=option.help + (f"  [default: {option.default}]" if option.default else ""),
+        )(command)
+    return command
+
+
+def _simulator_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(SIMULATOR_OPTIONS):
+        default = _SIMULATOR_PORT if option.name == "port" else option.default
+        command = click.option(
+            f"--{option.name}",
+            option.field,
+            type=click.Path(path_type=Path) if option.type is Path else option.type,
+            is_flag=option.type is bool or None,
+            default=default,
+            show_default=option.type is not bool and default is not None,
+            help=option.help,
         )(command)
     return command
 
@@ -63,32 +91,69 @@ def main() -> None:
 
 
 @main.command(epilog=_EXIT_CODES)
-@click.argument("scenario")
+@click.argument("scenario", required=False)
 @_run_options
+@click.option("--from", "earlier", metavar="RUN", type=click.Path(path_type=Path), help="repeat this run's options")
 @click.option("--dry-run", is_flag=True, help="print the plan and what would be started, and start nothing")
-def run(scenario: str, dry_run: bool, **texts: Any) -> None:
+def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any) -> None:
     """Run SCENARIO: the name of one of ours (chat), or the path of a Locust file of your own.
 
     \b
     loadgen run chat --concurrency 5000
     loadgen run chat --host http://gpu1:8000 --steps 100,1000,5000 --step-time 60s --agents local
     loadgen run ./my_scenario.py --host https://api.example.com --api-key-env API_KEY --step-requests 500
+    loadgen run --from runs/latest --label after-the-upgrade
     """
     from loadgen import conductor
 
-    path = _scenario_path(scenario)
     texts["header"] = "\n".join(texts["header"])
-    settings = parse_settings(texts, simulated=not texts["host"], steps_required=True)
+    if earlier is not None:
+        scenario, texts = _repeated(earlier, scenario, texts)
+    if scenario is None:
+        raise UsageError(f"which scenario? Give one of {_our_scenarios()}, the path of a Locust file, or --from RUN")
+    path = _scenario_path(scenario)
+    settings = parse_settings(texts, simulated=not texts.get("host"), steps_required=True)
     if dry_run:
         _print_plan(path, settings, settings.workers or conductor.default_workers())
         return
-    directory, settings = conductor.prepare(path, settings)
+    directory, settings = conductor.prepare(path, settings, lambda line: click.echo(line, err=True))
     click.echo(f"run directory: {directory}", err=True)
     try:
         conductor.conduct(directory, path, settings)
     finally:
         summary = _report(directory)
     _raise_for(directory, summary)
+
+
+@main.command(epilog=_EXIT_CODES)
+@_run_options
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="output")
+def doctor(form: str, **texts: Any) -> None:
+    """Check the endpoint and this machine with the options of a run, and say what to do about each problem.
+
+    \b
+    loadgen doctor --host http://gpu1:8000 --concurrency 5000
+    loadgen doctor --host https://api.example.com --api-key-env API_KEY --agents none --format json
+    """
+    from rich.console import Console
+
+    from loadgen import conductor
+    from loadgen.doctor import Verdict, as_json, diagnose
+    from loadgen.doctor.show import show
+
+    texts["header"] = "\n".join(texts["header"])
+    settings = parse_settings(texts, simulated=not texts["host"], steps_required=True)
+    settings = replace(settings, workers=settings.workers or conductor.default_workers())
+    console, checks = Console(), []
+    for check in diagnose(settings):
+        checks.append(check)
+        if form == "text":
+            show(console, check)
+    if form == "json":
+        click.echo(json.dumps(as_json(checks), indent=1, ensure_ascii=False))
+    failures = [check for check in checks if check.verdict is Verdict.FAILED]
+    if failures:
+        raise failures[0].error(f"failed checks: {', '.join(check.name for check in failures)}")
 
 
 @main.command(epilog=_EXIT_CODES)
@@ -104,29 +169,56 @@ def report(directory: Path) -> None:
 
 
 @main.command(epilog=_EXIT_CODES)
-@click.option("--bind", "host", default="127.0.0.1", show_default=True, help="address to listen on")
-@click.option("--port", type=int, default=8000, show_default=True, help="port to listen on; 0: any free one")
-@click.option("--replicas", type=int, default=8, show_default=True, help="replicas, one simulated GPU each")
-@click.option("--gpu", default="L4", show_default=True, help="L4, A100-80G, H100 or H200")
-@click.option("--model", default="8b", show_default=True, help="8b or 70b")
-@click.option("--dtype", default="bf16", show_default=True, help="bf16 or fp8")
-@click.option("--slots", type=int, default=128, show_default=True, help="sequences that a replica runs at once")
-@click.option("--seed", type=int, default=0, show_default=True, help="seed of tokens and jitter")
-@click.option("--truth", type=click.Path(path_type=Path), help="file for the truth log, one line a request")
+@click.option(
+    "--runs-dir",
+    default="runs",
+    show_default=True,
+    envvar="LOADGEN_RUNS_DIR",
+    type=click.Path(path_type=Path),
+    help="where the run directories are",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="output")
+def runs(runs_dir: Path, form: str) -> None:
+    """List the runs, newest first: what each one was, and its figures at the step with the highest QPS.
+
+    \b
+    loadgen runs
+    loadgen runs --runs-dir /data/runs --format json
+    """
+    from analysis.runs import list_runs, runs_table
+
+    rows = list_runs(runs_dir)
+    if form == "json":
+        click.echo(json.dumps([row.to_dict() for row in rows], indent=1))
+        return
+    if not rows:
+        click.echo(f"no runs in {runs_dir}")
+        return
+    _print_table(*runs_table(rows), words=6)
+    for row in rows:
+        if row.problem:
+            click.echo(f"{row.run_id}: {row.problem}")
+
+
+@main.command(epilog=_EXIT_CODES)
+@_simulator_options
 def simulator(**options: Any) -> None:
     """Serve the simulator in the foreground: an OpenAI-compatible endpoint on modelled GPUs. Ctrl-C ends it.
 
     \b
     loadgen simulator --port 8000 --gpu H100 --replicas 2
+    loadgen simulator --reset-rate 0.01 --stall-rate 0.01 --stall-s 10 --truth truth.csv
     curl http://127.0.0.1:8000/v1/models
     """
-    from loadgen.simulator.config import SimulatorConfig
     from loadgen.simulator.server import run as serve
 
-    def announce(url: str) -> None:
-        click.echo(f"simulator: {url} (simulated GPUs: {options['replicas']} x {options['gpu']})")
+    config = from_options(options)
 
-    serve(SimulatorConfig(**options), announce)
+    def announce(url: str) -> None:
+        speed = "" if config.speedup == 1 else f", all modelled times divided by {config.speedup:g}"
+        click.echo(f"simulator: {url} (simulated GPUs: {config.replicas} x {config.gpu}{speed})")
+
+    serve(config, announce)
 
 
 def _scenario_path(scenario: str) -> Path:
@@ -134,12 +226,33 @@ def _scenario_path(scenario: str) -> Path:
     by_path = scenario.endswith(".py") or "/" in scenario
     path = Path(scenario).resolve() if by_path else _SCENARIOS / f"{scenario}.py"
     if not path.is_file():
-        ours = ", ".join(sorted(file.stem for file in _SCENARIOS.glob("*.py") if file.stem != "__init__"))
-        raise UsageError(f"there is no scenario {scenario!r}: give one of {ours}, or the path of a Locust file")
+        raise UsageError(
+            f"there is no scenario {scenario!r}: give one of {_our_scenarios()}, or the path of a Locust file"
+        )
     return path
 
 
+def _our_scenarios() -> str:
+    return ", ".join(sorted(file.stem for file in _SCENARIOS.glob("*.py") if file.stem != "__init__"))
+
+
+def _repeated(earlier: Path, scenario: str | None, texts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Scenario and option texts of an earlier run, under what is given now. Raises RunDirError."""
+    manifest = rundir.read_manifest(earlier)
+    then = {key: text for key, text in manifest["options"].items() if isinstance(text, str)}
+    now = {key: text for key, text in texts.items() if text}
+    if "concurrency" in now:
+        then.pop("steps", None)
+    if "host" in now:
+        then.pop("model", None)
+    elif manifest["target"]["simulated"]:
+        then.pop("host", None)
+    return scenario or manifest["scenario"]["path"], {**then, **now}
+
+
 def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
+    from loadgen.doctor.machine import estimate
+
     target = settings.host or "the embedded simulator (simulated GPUs)"
     model = settings.model or "the first that the endpoint lists"
     plan = settings.plan
@@ -149,25 +262,42 @@ def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
         ends = [f"{step.duration_s:g} s"] if step.duration_s is not None else []
         ends += [f"{step.requests} requests"] if step.requests is not None else []
         click.echo(f"step      {step.level} {step.unit} for {' or '.join(ends)}")
+    load_s = sum(step.duration_s or 0.0 for step in plan.steps)
+    requests, a_request, size = estimate(replace(settings, workers=workers))
+    click.echo(f"takes     {load_s:.0f} s of load, and up to {plan.drain_s:.0f} s for the last answers")
+    click.echo(f"requests  as many as the endpoint answers; at 200 tokens/s and user at most {requests}")
+    click.echo(f"disk      at most {size / 1e6:.0f} MB: {a_request} B a request, telemetry, report")
     click.echo(f"starts    1 Locust master, {workers} worker(s), agents: {', '.join(settings.agents) or 'none'}")
     click.echo(f"writes    a directory under {settings.runs_dir}")
 
 
-def _report(directory: Path) -> dict[str, Any]:
+def _print_table(headers: list[str], rows: list[list[str]], words: int = 0) -> None:
+    """The first `words` columns are words, the others numbers."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    table = Table(box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        narrow = header.replace(" ", "\n")
+        table.add_column(narrow, justify="left" if number < words else "right", vertical="bottom", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=_TABLE_WIDTH).print(table)
+
+
+def _report(directory: Path) -> dict[str, Any]:
     from analysis.report.build import build
     from analysis.tables import step_table
 
-    built = build(directory)
+    try:
+        built = build(directory)
+    except OSError as error:
+        raise RunDirError(
+            f"the report cannot be written: {error.strerror}; make room, then: loadgen report {directory}"
+        ) from error
     headers, rows = step_table(built.summary)
-    table = Table(box=None, pad_edge=False)
-    for header in headers:
-        table.add_column(header.replace(" ", "\n"), justify="right", vertical="bottom", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=_TABLE_WIDTH).print(table)
+    _print_table(headers, rows)
     for step in built.summary["steps"]:
         for caveat in step["caveats"]:
             click.echo(f"{step['level']} {step['unit']}: {caveat['text']}; {caveat['remedy']}")
@@ -184,10 +314,14 @@ def _raise_for(directory: Path, summary: dict[str, Any]) -> None:
         raise Interrupted("interrupted; the report shows what was measured")
     if manifest["status"] != rundir.COMPLETE:
         raise RunAborted(f"the run was aborted: {manifest['reason']}; the report shows what was measured")
-    if any(event["kind"] == "locust_mismatch" for event in rundir.read_lines(directory / rundir.EVENTS)):
+    events = rundir.read_lines(directory / rundir.EVENTS)
+    if any(event["kind"] == "locust_mismatch" for event in events):
         raise LoadgenError(
             f"Locust counted {manifest['locust']}, but {manifest['recorded']} were recorded: do not trust this run"
         )
+    raised = [event["text"] for event in events if event["kind"] == "user_error"]
+    if raised and not any(step["ok"] for step in summary["steps"]):
+        raise UsageError(f"no request succeeded: {raised[0]}; see {directory / rundir.LOGS}")
     if not any(step["ok"] for step in summary["steps"]):
         errors = ", ".join(sorted({kind for step in summary["steps"] for kind in step["errors"]})) or "no answer"
         raise TargetError(f"no request succeeded ({errors}): the report shows the errors")

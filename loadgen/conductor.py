@@ -14,20 +14,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from loadgen import lifeline, rundir
-from loadgen.errors import LoadgenError, RunAborted
+from loadgen.doctor import Verdict, quick_checks, raise_for
+from loadgen.errors import LoadgenError, RunAborted, UsageError
 from loadgen.manifest import new_manifest
 from loadgen.options import ENV_PREFIX, SCENARIO_OPTIONS, Settings
 from loadgen.progress import Progress
 from loadgen.simulator.config import SimulatorConfig
 from loadgen.simulator.profiles import MODELS
-from loadgen.target import find_model
 
 _SIMULATOR = SimulatorConfig()
 _START_S = 60.0
@@ -52,10 +52,12 @@ class _Conductor:
         self.children[name] = child
         return child
 
-    def failed_to_start(self, name: str) -> LoadgenError:
+    def failed_to_start(self, name: str, scenario: Path | None = None) -> LoadgenError:
         log = self.run / rundir.LOGS / f"{name}.log"
-        lines = log.read_text(errors="replace").splitlines()
-        return LoadgenError(f"the {name} did not start: {lines[-1] if lines else 'no output'} (all of it: {log})")
+        lines = log.read_text(errors="replace").splitlines() or ["no output"]
+        if name == "master" and (any(str(scenario) in line for line in lines) or "No User class" in lines[-1]):
+            return UsageError(f"the scenario {scenario} cannot be loaded: {lines[-1]} (all of it: {log})")
+        return LoadgenError(f"the {name} did not start: {lines[-1]} (all of it: {log})")
 
     def end(self) -> None:
         """Let go of every child and wait for it; one that stays is killed."""
@@ -79,14 +81,22 @@ def default_workers() -> int:
     return max(len(os.sched_getaffinity(0)) - 1, 1)
 
 
-def prepare(scenario: Path, settings: Settings) -> tuple[Path, Settings]:
-    """Check the target and make the run directory with its manifest. Without a host the target is the simulator.
+def prepare(scenario: Path, settings: Settings, say: Callable[[str], None]) -> tuple[Path, Settings]:
+    """Make the quick checks and the run directory with its manifest. Without a host the target is the simulator.
 
-    Raises TargetError, RunDirError.
+    `say` gets a line for each check that warns. Raises UsageError, TargetError, RunDirError, LoadgenError.
     """
+    _compile(scenario)
     simulated = settings.host is None
-    model = settings.model or MODELS[_SIMULATOR.model].name if simulated else find_model(settings)
-    settings = replace(settings, model=model, workers=settings.workers or default_workers())
+    settings = replace(settings, workers=settings.workers or default_workers())
+    checks, model = quick_checks(settings)
+    raise_for(checks)
+    for check in checks:
+        if check.verdict is Verdict.WARNING:
+            say(f"warning: {check.name}: {check.found}: {check.remedy}")
+    if simulated:
+        model = settings.model or MODELS[_SIMULATOR.model].name
+    settings = replace(settings, model=model)
     run = rundir.create(Path(settings.runs_dir), scenario.stem, settings.label)
     target = {
         "url": settings.host,
@@ -96,6 +106,14 @@ def prepare(scenario: Path, settings: Settings) -> tuple[Path, Settings]:
     }
     rundir.write_manifest(run, new_manifest(run, scenario, target, settings, settings.workers))
     return run, settings
+
+
+def _compile(scenario: Path) -> None:
+    """Raises UsageError for what can be seen before the scenario is loaded."""
+    try:
+        compile(scenario.read_bytes(), str(scenario), "exec")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"the scenario {scenario} cannot be loaded: {error}") from error
 
 
 def conduct(run: Path, scenario: Path, settings: Settings) -> None:
@@ -144,29 +162,10 @@ def _start_simulator(conductor: _Conductor) -> str:
 
 def _export(env: dict[str, str], run: Path, settings: Settings, *, simulated: bool) -> None:
     """The options, as Locust's parser will read them: by environment, so that no secret shows in a process list."""
-    plan = settings.plan
-    first = plan.steps[0]
-    texts: Mapping[str, Any] = {
-        "model": settings.model,
-        "steps": ",".join(str(step.level) for step in plan.steps),
-        "step_time": f"{first.duration_s}s" if first.duration_s is not None else None,
-        "step_requests": first.requests,
-        "prompt_tokens": settings.prompt_tokens,
-        "output_tokens": settings.output_tokens,
-        "timeout": f"{plan.timeout_s}s",
-        "header": "\n".join(f"{name}:{value}" for name, value in settings.headers),
-        "extra_body": json.dumps(dict(settings.extra_body)) if settings.extra_body else None,
-        "api_key_env": settings.api_key_env,
-        "agents": ",".join(settings.agents) or "none",
-        "metrics_url": settings.metrics_url,
-        "gpus": ",".join(settings.gpus) if settings.gpus is not None else None,
-        "label": settings.label,
-        "runs_dir": settings.runs_dir,
-        "seed": plan.seed,
-    }
+    texts = settings.texts()
     for option in SCENARIO_OPTIONS:
-        if (text := texts.get(option.key)) is not None:
-            env[option.env] = str(text)
+        if option.key in texts:
+            env[option.env] = texts[option.key]
     env[ENV_PREFIX + "RUN_DIR"] = str(run)
     if simulated:
         env[ENV_PREFIX + "TELEMETRY_URL"] = f"{settings.host}/telemetry"
@@ -218,7 +217,7 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
     os.close(ours)
     code = master.wait()
     if not started:
-        raise conductor.failed_to_start("master")
+        raise conductor.failed_to_start("master", scenario)
     manifest = rundir.read_manifest(conductor.run)
     if manifest["status"] == rundir.RUNNING:
         if conductor.interrupts:

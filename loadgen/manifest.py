@@ -28,10 +28,11 @@ def new_manifest(
         "reason": None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": settings.label,
+        "notes": settings.notes,
         "scenario": {"name": scenario.stem, "path": str(scenario)},
         "target": target,
         "plan": plan,
-        "options": settings.public(),
+        "options": settings.public_texts(),
         "workers": workers,
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},

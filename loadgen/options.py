@@ -8,12 +8,14 @@ Every option travels as text, from the command line or from the environment vari
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from loadgen.endpoints import plain, server_times
 from loadgen.errors import UsageError
 from loadgen.plan import LoadPlan, closed_plan, default_levels, parse_duration, parse_levels
 from remote_agents.hosts import NONE, check_agents
@@ -21,6 +23,7 @@ from remote_agents.hosts import NONE, check_agents
 T = TypeVar("T")
 
 ENV_PREFIX = "LOADGEN_"
+HIDDEN = "(hidden)"
 SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "cookie", "proxy-authorization")
 
 
@@ -55,10 +58,15 @@ SCENARIO_OPTIONS = (
     Option("header", "K:V", None, "a header to send with each request; may be repeated", many=True),
     Option("extra-body", "JSON", None, "fields to add to the body, such as '{\"ignore_eos\": true}'"),
     Option("api-key-env", "NAME", None, "environment variable that holds the API key"),
+    Option("method", "NAME", "POST", "of scenario predict: GET, POST or PUT; GET sends no body"),
+    Option("url-path", "PATH", "/predict", "of scenario predict: path below the endpoint, with its query"),
+    Option("body-template", "JSON", None, f"of scenario predict: the body; default: {plain.DEFAULT_TEMPLATE}"),
+    Option("server-time", "LIST", None, "the server's own times: header:x-queue-ms,field:timings.prompt_ms,…"),
     Option("agents", "NAMES", "local", "hosts to watch: local or none"),
     Option("metrics-url", "URL", None, "the server's Prometheus metrics; default: /metrics of the endpoint"),
     Option("gpus", "0,1", None, "GPUs to watch, by index or UUID; default: all"),
     Option("label", "TEXT", None, "name of the run, part of its directory's name"),
+    Option("notes", "TEXT", None, "kept with the run, and shown in its report"),
     Option("runs-dir", "DIR", "runs", "where run directories are made"),
     Option("seed", "N", "0", "seed of prompts and start offsets"),
 )
@@ -84,20 +92,53 @@ class Settings:
     headers: tuple[tuple[str, str], ...]
     extra_body: Mapping[str, Any]
     api_key_env: str | None
+    method: str
+    url_path: str
+    body_template: str | None
+    server_times: tuple[str, ...]
     agents: tuple[str, ...]
     metrics_url: str | None
     gpus: tuple[str, ...] | None
     label: str | None
+    notes: str | None
     runs_dir: str
     workers: int | None
 
-    def public(self) -> dict[str, Any]:
-        """For the manifest: without the plan, which has a place of its own, and without secrets."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "plan"}
-        values["headers"] = [
-            [name, "(hidden)" if name.lower() in SECRET_HEADERS else value] for name, value in self.headers
-        ]
-        return values
+    def texts(self) -> dict[str, str]:
+        """The option texts that `parse_settings` would make these settings of, defaults spelt out. Holds secrets."""
+        steps = self.plan.steps
+        first = steps[0] if steps else None
+        values = {
+            "host": self.host,
+            "model": self.model,
+            "steps": ",".join(str(step.level) for step in steps) or None,
+            "step_time": f"{first.duration_s:.12g}s" if first and first.duration_s is not None else None,
+            "step_requests": first.requests if first else None,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "timeout": f"{self.plan.timeout_s:.12g}s",
+            "header": "\n".join(f"{name}:{value}" for name, value in self.headers) or None,
+            "extra_body": json.dumps(dict(self.extra_body)) if self.extra_body else None,
+            "api_key_env": self.api_key_env,
+            "method": self.method,
+            "url_path": self.url_path,
+            "body_template": self.body_template,
+            "server_time": ",".join(self.server_times) or None,
+            "agents": ",".join(self.agents) or NONE,
+            "metrics_url": self.metrics_url,
+            "gpus": ",".join(self.gpus) if self.gpus is not None else None,
+            "label": self.label,
+            "notes": self.notes,
+            "runs_dir": self.runs_dir,
+            "seed": self.plan.seed,
+            "workers": self.workers,
+        }
+        return {key: str(value) for key, value in values.items() if value is not None}
+
+    def public_texts(self) -> dict[str, str]:
+        """`texts` for writing down: the values of headers that hold secrets are left out."""
+        lines = [f"{name}:{HIDDEN if name.lower() in SECRET_HEADERS else value}" for name, value in self.headers]
+        return {**self.texts(), **({"header": "\n".join(lines)} if lines else {})}
 
 
 def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required: bool) -> Settings:
@@ -136,6 +177,9 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
         plan = closed_plan(levels or (), duration, requests, timeout, seed)
     except UsageError as error:
         problems.extend(str(error).splitlines())
+    method = take("method", _method, "POST")
+    if method == "GET" and texts.get("body_template"):
+        problems.append("--body-template: a GET sends no body; leave it out, or give --method POST")
     settings = Settings(
         host=take("host", _url, None),
         model=texts.get("model") or None,
@@ -145,10 +189,15 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
         headers=take("header", _headers, ()),
         extra_body=take("extra_body", _json_object, {}),
         api_key_env=texts.get("api_key_env") or None,
+        method=method,
+        url_path=take("url_path", _url_path, "/"),
+        body_template=take("body_template", _template, plain.DEFAULT_TEMPLATE if method != "GET" else None),
+        server_times=take("server_time", _server_times, ()),
         agents=take("agents", _agents, ()),
         metrics_url=take("metrics_url", _url, None),
         gpus=take("gpus", _names, None),
         label=texts.get("label") or None,
+        notes=texts.get("notes") or None,
         runs_dir=texts.get("runs_dir") or "runs",
         workers=take("workers", _workers, None),
     )
@@ -193,6 +242,8 @@ def _headers(lines: str | list[str] | tuple[str, ...]) -> tuple[tuple[str, str],
         name, colon, value = line.partition(":")
         if not colon or not name.strip() or any(c in name for c in " \t\r\n") or any(c in value for c in "\r\n"):
             raise UsageError("a header is written Name: value, on one line")
+        if value.strip() == HIDDEN:
+            raise UsageError(f"the value of {name} was not written down: give it again with --header '{name}: …'")
         headers.append((name, value.strip()))
     return tuple(headers)
 
@@ -205,6 +256,39 @@ def _json_object(text: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{text!r} is no JSON object: give one such as '{{\"ignore_eos\": true}}'")
     return value
+
+
+def _method(text: str) -> str:
+    if text.upper() not in plain.METHODS:
+        raise UsageError(f"{text!r} is none of {', '.join(plain.METHODS)}")
+    return text.upper()
+
+
+def _url_path(text: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
+        raise UsageError(f"{text!r} is no path: give one such as /predict, with other characters as %20")
+    return text
+
+
+def _template(text: str) -> str:
+    try:
+        plain.check_template(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return text
+
+
+def _server_times(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    problems = []
+    for name in names:
+        try:
+            server_times.parse(name)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return names
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class Outcome(StrEnum):
     TIMEOUT = "TIMEOUT"
     CONNECT_ERROR = "CONNECT_ERROR"
     TLS_ERROR = "TLS_ERROR"
-    RESET = "RESET"  # connection reset after the request was sent
+    RESET = "RESET"  # connection lost after the request was sent
     CANCELLED = "CANCELLED"
     DROPPED = "DROPPED"  # due, but never sent (open model)
 
@@ -69,6 +69,7 @@ REQUEST_COLUMNS: tuple[Column, ...] = (
     Column("read_lag_us", "int32", "us", "worst delay from the kernel's receipt to our read; null if unknown"),
     Column("coalesced_reads", "int32", "", "reads that carried more than one output event"),
     Column("stamp_source", "string", "", "kernel or user: where the receive stamps come from"),
+    Column("server_times_us", "list<int32>", "us", "the server's own times, in the order of --server-time"),
 )
 
 # A worker's own state, one row a second: the evidence when the client itself was the bottleneck.

@@ -38,14 +38,22 @@ class _Table:
             column.append(value)
 
     def flush(self) -> None:
-        """Write what has gathered; called in a thread, by one caller at a time."""
+        """Write what has gathered, or keep it; called in a thread, by one caller at a time. Raises OSError."""
         if self._columns[0]:
             full, self._columns = self._columns, [[] for _ in self._columns]
-            self._writer.append(full)
+            try:
+                self._writer.append(full)
+            except OSError:
+                for kept, later in zip(full, self._columns, strict=True):
+                    kept.extend(later)
+                self._columns = full
+                raise
 
     def close(self) -> None:
-        self.flush()
-        self._writer.close()
+        try:
+            self.flush()
+        finally:
+            self._writer.close()
 
 
 class Recorder:
@@ -78,7 +86,7 @@ class Recorder:
             try:
                 pool.apply(self._flush)
             except OSError as error:
-                # The shard is closed to further rows; the run is ended by whoever looks at `failure`.
+                # Rows gather in memory until the end; the run is ended by whoever looks at `failure`.
                 self.failure = error
                 return
 
@@ -114,11 +122,10 @@ class Recorder:
             )
 
     def close(self) -> None:
-        """Write what is left. Raises OSError."""
+        """Write what is left, once more also after a failure: there may be room again. Raises OSError."""
         gevent.killall(self._greenlets)
-        if self.failure is None:
-            self._requests.close()
-            self._health.close()
+        self._requests.close()
+        self._health.close()
 
 
 def quiet_collector() -> None:

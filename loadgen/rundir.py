@@ -6,9 +6,11 @@ status last. Times of steps.jsonl and events.jsonl are CLOCK_MONOTONIC ns of the
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ TRUTH = "simulator/truth.csv"
 LOGS = "logs"
 REPORT = "report"
 LATEST = "latest"
+# Room that is given back when the disk is full, so that a run's end and its report can still be written.
+RESERVE = ".reserve"
+_RESERVE_B = 4 << 20
 
 RUNNING, COMPLETE, INTERRUPTED, ABORTED = "running", "complete", "interrupted", "aborted"
 
@@ -44,9 +49,14 @@ def create(runs_dir: Path, scenario: str, label: str | None) -> Path:
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         run = _unused(runs_dir, name)
-        for folder in (REQUESTS, WORKERS, TELEMETRY, LOGS):
-            (run / folder).mkdir()
-        _point_latest(runs_dir, run.name)
+        try:
+            for folder in (REQUESTS, WORKERS, TELEMETRY, LOGS):
+                (run / folder).mkdir()
+            (run / RESERVE).write_bytes(bytes(_RESERVE_B))
+            _point_latest(runs_dir, run.name)
+        except OSError:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
     except OSError as error:
         raise RunDirError(
             f"cannot make a run directory under {runs_dir}: {error.strerror}; choose another with --runs-dir"
@@ -99,8 +109,14 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def release_reserve(run: Path) -> None:
+    """Give the reserved room back: the run is about to end."""
+    (run / RESERVE).unlink(missing_ok=True)
+
+
 def finish(run: Path, status: str, reason: str | None = None, **facts: Any) -> None:
     """Set the final status, unless another process already did; `facts` are added either way."""
+    release_reserve(run)
     manifest = read_manifest(run)
     if manifest["status"] == RUNNING:
         manifest |= {"status": status, "reason": reason, "ended_ns": time.monotonic_ns()}
@@ -108,11 +124,14 @@ def finish(run: Path, status: str, reason: str | None = None, **facts: Any) -> N
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one JSON line in a single write, so that lines of several processes never mix."""
+    """Append one JSON line in a single write, so that lines of several processes never mix. Raises OSError."""
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, data)
+        size = os.fstat(descriptor).st_size
+        if os.write(descriptor, data) < len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 

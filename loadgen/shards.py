@@ -25,6 +25,9 @@ _TYPES = {
 }
 
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
 def boot_id() -> str:
     """The kernel's id of this boot: two monotonic clocks are comparable only when it is equal."""
     try:
@@ -49,23 +52,42 @@ def arrow_schema(columns: Iterable[tuple[str, str]], metadata: Mapping[str, str]
 
 
 class ShardWriter:
-    """Appends batches of columns to one Arrow IPC stream; each append reaches the kernel before it returns."""
+    """Appends batches of columns to one Arrow IPC stream; each append reaches the kernel before it returns.
+
+    An append that fails, on a full disk say, leaves the file as it was before, and may be tried again.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Raises OSError; FileExistsError when there is such a file."""
         self.schema = schema
         self.rows = 0
         self._file = path.open("xb", buffering=0)
-        self._stream = pa.ipc.new_stream(self._file, schema)
+        self._size = 0
+        self._write(schema.serialize())
 
     def append(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Write one batch; `columns` are in schema order and of equal length."""
+        """Write one batch; `columns` are in schema order and of equal length. Raises OSError."""
         arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self.schema, strict=True)]
-        self._stream.write_batch(pa.record_batch(arrays, schema=self.schema))
+        self._write(pa.record_batch(arrays, schema=self.schema).serialize())
         self.rows += len(columns[0])
 
+    def _write(self, message: pa.Buffer) -> None:
+        rest = memoryview(message)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+            raise
+        self._size += message.size
+
     def close(self) -> None:
-        self._stream.close()
-        self._file.close()
+        """Raises OSError, with the file closed."""
+        try:
+            self._write(pa.py_buffer(_END_OF_STREAM))
+        finally:
+            self._file.close()
 
 
 def read_shard(path: Path) -> tuple[pa.Table | None, str | None]:

@@ -6,16 +6,19 @@ ended. All stamps are CLOCK_MONOTONIC ns of this process's host.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import secrets
 import time
+from pathlib import Path
 
 import gevent
 from locust import User
 
-from loadgen import live, locust_plugin
-from loadgen.endpoints import Answer, Call, Failure
+from loadgen import live, locust_plugin, request, rundir
+from loadgen.endpoints import Answer, Call, Failure, server_times
+from loadgen.failures import FailureLog, secrets_of
 from loadgen.options import Settings
 from loadgen.record import Outcome
 from loadgen.transport.client import Client, Exchange
@@ -23,7 +26,8 @@ from loadgen.transport.client import Client, Exchange
 locust_plugin.install()
 
 _ordinals = itertools.count()
-_ERROR_TEXT = 200
+_AWAY = (Outcome.CONNECT_ERROR, Outcome.TLS_ERROR, Outcome.RESET)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class ModelUser(User):
@@ -36,6 +40,11 @@ class ModelUser(User):
         worker = locust_plugin.worker_of(environment)
         self._worker = worker
         self._client = Client(worker.target)
+        self._server_times = [server_times.parse(text) for text in worker.settings.server_times]
+        folder = Path(environment.parsed_options.run_dir) / rundir.REQUESTS
+        path = folder / f"worker-{worker.recorder.index}.errors.jsonl"
+        self._failures = _failure_log(path, secrets_of(worker.settings))
+        self._away_s = 0.0
         self.random = random.Random(f"{worker.settings.plan.seed}:{worker.recorder.index}:{next(_ordinals)}")
 
     @property
@@ -67,49 +76,30 @@ class ModelUser(User):
         recorder.in_flight += 1
         try:
             head = worker.request_head(call, identity)
-            self._client.fetch(exchange, head, call.body, call.reader.feed, worker.settings.plan.timeout_s)
-            failure = exchange.failure or _judge(call, exchange)
+            failure = request.perform(self._client, exchange, head, call, worker.settings.plan.timeout_s)
         finally:
             recorder.in_flight -= 1
             self._record(call, identity, intended, exchange, failure)
+        self._pause_while_away(exchange, failure)
         return call.reader.answer
 
+    def _pause_while_away(self, exchange: Exchange, failure: Failure | None) -> None:
+        """A server that takes no connection would be asked as fast as this machine can: wait, longer each time."""
+        if failure is not None and exchange.first_byte_ns is None and failure.outcome in _AWAY:
+            self._away_s = min(2 * self._away_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+            gevent.sleep(self.random.uniform(0.5, 1.0) * self._away_s)
+        else:
+            self._away_s = 0.0
+
     def _record(self, call: Call, identity: str, intended: int, exchange: Exchange, failure: Failure | None) -> None:
-        answer = call.reader.answer
-        stamps = answer.stamps_ns
-        outcome, error = failure or (Outcome.OK, None)
-        source = "usage" if answer.output_tokens is not None else "events" if stamps else None
+        outcome, error = Outcome.OK, None
+        if failure is not None:
+            outcome, error = failure.outcome, self._text_of(failure, call, identity, exchange)
         recorder = self._worker.recorder
+        sequence = recorder.next_sequence()
         recorder.append(
-            (
-                recorder.index,
-                recorder.next_sequence(),
-                identity,
-                call.name,
-                intended,
-                exchange.sent_ns,
-                exchange.first_byte_ns,
-                stamps[0] if stamps else None,
-                stamps[-1] if stamps else None,
-                exchange.end_ns,
-                outcome.value,
-                exchange.status,
-                answer.finish_reason,
-                error[:_ERROR_TEXT] if error else None,
-                exchange.attempts,
-                exchange.dns_us,
-                exchange.connect_us,
-                exchange.tls_us,
-                answer.prompt_tokens,
-                answer.output_tokens if source == "usage" else len(stamps) or None,
-                source,
-                len(stamps),
-                [(later - earlier) // 1000 for earlier, later in itertools.pairwise(stamps)],
-                exchange.bytes_out,
-                exchange.bytes_in,
-                exchange.read_lag_ns // 1000 if exchange.read_lag_ns >= 0 else None,
-                answer.coalesced_reads,
-                "kernel" if exchange.kernel_stamps else "user",
+            request.row(
+                recorder.index, sequence, identity, intended, call, exchange, outcome, error, self._server_times
             )
         )
         tally = self._worker.tally
@@ -118,7 +108,7 @@ class ModelUser(User):
             return
         tally.ended += 1
         tally.failed += outcome is not Outcome.OK
-        if stamps:
+        if stamps := call.reader.answer.stamps_ns:
             tally.ttft[live.bucket(stamps[0] - intended)] += 1
         self.environment.events.request.fire(
             request_type=call.method,
@@ -129,13 +119,26 @@ class ModelUser(User):
             context={},
         )
 
+    def _text_of(self, failure: Failure, call: Call, identity: str, exchange: Exchange) -> str:
+        """Normalised; the first failure of its kind is kept as it was."""
+        if failure.outcome is Outcome.CANCELLED:
+            return failure.text
+        facts = {
+            "t_ns": exchange.end_ns,
+            "request_id": identity,
+            "scenario": call.name,
+            "status": exchange.status,
+        }
+        text, example = self._failures.note(failure, facts)
+        if example is not None:
+            try:
+                self._failures.write(example)
+            except OSError as error:
+                self._worker.recorder.failure = error
+        return text
 
-def _judge(call: Call, exchange: Exchange) -> Failure | None:
-    """The failure that a complete HTTP answer tells of."""
-    status = exchange.status or 0
-    if not 200 <= status < 300:
-        return Failure(Outcome.HTTP_ERROR, f"HTTP {status}: {call.reader.error_text(exchange.error_body)}")
-    try:
-        return call.reader.finish()
-    except ValueError as error:
-        return Failure(Outcome.MALFORMED, f"body that cannot be read: {error}")
+
+@functools.cache
+def _failure_log(path: Path, secrets: tuple[str, ...]) -> FailureLog:
+    """One for all users of a worker."""
+    return FailureLog(path, secrets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write `name`.png and `name`.svg; the same figure gives the same bytes."""
+    figure.draw_without_rendering()
+    with rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine()  # none: it is laid out, and each save would do it twice again
     figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
@@ -114,6 +118,12 @@ def crosses(axes: Axes, x: pd.Series[float], color: str, height: float, size: fl
         marks[0].set(transform=axes.get_xaxis_transform(), clip_on=False)
 
 
+def headroom(axes: Axes, share: float) -> None:
+    """Make y longer by this share of its length, for a legend at the top."""
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top * (top / bottom) ** share if axes.get_yscale() == "log" else top + share * (top - bottom))
+
+
 def legend(axes: Axes, infinite: bool, **where: Any) -> None:
     """The legend of the labelled lines, and of the crosses when there are any."""
     handles, _ = axes.get_legend_handles_labels()
@@ -122,3 +132,64 @@ def legend(axes: Axes, infinite: bool, **where: Any) -> None:
         cross.set_label("infinite: failures reach it")
         handles.append(cross)
     axes.legend(handles=handles, **where)
+
+
+def label_points(figure: Figure, axes: Axes, places: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> None:
+    """Write each text beside the first of its points where it covers no line, no other text and no legend, else not.
+
+    The last text comes first, then the others in their order; call it when lines, limits and legend are final.
+    """
+    figure.draw_without_rendering()
+    keys = axes.get_legend()
+    taken = [keys.get_window_extent()] if keys else []
+    drawn = [np.column_stack(line.get_data()).astype(float) for line in axes.get_lines()]
+    ink = np.concatenate([_along(axes.transData.transform(corners)) for corners in drawn])
+    inside = axes.get_window_extent()
+    for text, points in [*places[-1:], *places[:-1]]:
+        label = axes.annotate(text, (0, 0), xytext=(0, 0), textcoords="offset points", fontsize=8.5, color="#222222")
+        label.set_in_layout(False)
+        for point, (dx, dy, ha, va) in product(points, _BESIDE):
+            label.xy = point
+            label.set(position=(dx, dy), ha=ha, va=va)
+            box = label.get_window_extent().padded(2)
+            free = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
+            if free and not box.count_overlaps(taken) and not box.count_contains(ink):
+                taken.append(box)
+                break
+        else:
+            label.remove()
+
+
+# Offsets in points and alignments of a label beside its point, best first.
+_BESIDE = (
+    *((0, 6, "center", "bottom"), (0, -6, "center", "top"), (7, 0, "left", "center"), (-7, 0, "right", "center")),
+    *((5, 5, "left", "bottom"), (-5, 5, "right", "bottom"), (5, -5, "left", "top"), (-5, -5, "right", "top")),
+)
+
+
+def _along(corners: Any) -> Any:
+    """Points of a polyline, 3 pixels apart at most."""
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    parts = [corners]
+    for begin, end in pairwise(corners):
+        count = int(np.hypot(*(end - begin)) // 3) + 1
+        parts.append(begin + (end - begin) * np.linspace(0, 1, count, endpoint=False)[:, None])
+    return np.concatenate(parts)
+
+
+def rate_axis(axes: Axes, values: pd.Series[float], label: str) -> None:
+    """x is a rate from 0, or logarithmic when it spans more than LOG_RANGE."""
+    known = np.asarray(values[np.isfinite(values) & (values > 0)])
+    if known.size and known.max() > LOG_RANGE * known.min():
+        axes.set_xscale("log")
+        axes.set_xlim(known.min() / 1.5, known.max() * 1.5)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(0, 1.12 * known.max() if known.size else 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.set_xlabel(label)
+
+
+def limit_line(axes: Axes, value: float, label: str) -> None:
+    """A dotted line at a limit."""
+    axes.axhline(value, color=BLACK, lw=1.2, ls=":", label=label)

@@ -1,4 +1,4 @@
-"""The figures over concurrency: throughput, latency, GPU. Each takes the step table (tables.steps_frame)."""
+"""The figures of the steps: throughput, latency, one over the other, GPU. Each takes tables.steps_frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.metrics import GIB
-from analysis.plots.canvas import BLACK, BLUE, GREEN, ORANGE, RED, legend, line, panels, titled, users_axis, value_axis
+from analysis.plots.canvas import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    label_points,
+    legend,
+    limit_line,
+    line,
+    panels,
+    rate_axis,
+    titled,
+    users_axis,
+    value_axis,
+)
 
 SIZE = (9.6, 4.0)
 
@@ -51,6 +65,34 @@ def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     return figure
 
 
+def throughput_latency(steps: pd.DataFrame) -> Figure | None:
+    """p50 and p99 of TTFT and of E2E over QPS, each point labelled with its level. None without a successful request.
+
+    The line follows the steps: where it turns back, more load brought less.
+    """
+    steps = steps[steps["qps"] > 0]
+    if steps.empty:
+        return None
+    figure, both = panels(1, 2, SIZE)
+    looks = (("p99", RED, "^", "-."), ("p50", BLUE, "o", "-"))
+    for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
+        series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
+        infinite = any(np.isinf(values).any() for values in series)
+        value_axis(axes, series, f"{metric.upper()}, ms", log=True)
+        rate_axis(axes, steps["qps"], "successful requests per second")
+        for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
+            line(axes, steps["qps"], values, stat, rank, color=color, marker=marker, linestyle=style)
+        axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
+        legend(axes, infinite, loc="best")
+    for axes, metric in zip(both, ("ttft", "e2e"), strict=True):
+        both_stats = steps[["qps", f"{metric}_p99_ms", f"{metric}_p50_ms", "level"]].itertuples(index=False)
+        places = [
+            (f"{level:g}", [(qps, y) for y in (p99, p50) if np.isfinite(y)]) for qps, p99, p50, level in both_stats
+        ]
+        label_points(figure, axes, places)
+    return figure
+
+
 def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None:
     """VRAM a GPU, used and effective, under the card's limit, and utilisation. None without GPU figures.
 
@@ -62,7 +104,8 @@ def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None
     mine = gpus[gpus["gpu_source"] == source]
     by_level = mine.groupby("level")
     count = mine[["host", "uuid"]].drop_duplicates().shape[0]
-    if not count or mine["vram_used_bytes_mean"].isna().all():
+    limit = mine["vram_total_bytes"].max() / GIB
+    if not count or mine["vram_used_bytes_mean"].isna().all() or not limit > 0:
         return None
     figure, (memory, busy) = panels(1, 2, SIZE)
 
@@ -76,8 +119,7 @@ def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None
 
     draw(memory, "vram_used_bytes_mean", GIB, "used", BLUE, "o", "-")
     draw(memory, "vram_effective_bytes_mean", GIB, "effective (KV cache in use)", ORANGE, "s", "--")
-    limit = mine["vram_total_bytes"].max() / GIB
-    memory.axhline(limit, color=BLACK, lw=1.2, ls=":", label=f"the card's {limit:.0f} GiB")
+    limit_line(memory, limit, f"the card's {limit:.0f} GiB")
     memory.set_ylim(0, 1.35 * limit)
     draw(busy, "util_pct_mean", 1.0, "GPU utilisation", GREEN, "D", "-")
     busy.set_ylim(0, 105)

@@ -1,4 +1,4 @@
-"""The run over time: stacked panels on one clock, steps shaded. Takes metrics.timeline and the windows."""
+"""The run over time, steps shaded: panels of metrics.timeline on one clock, and what failed (failures.over_time)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from analysis.plots.canvas import (
     value_axis,
 )
 from analysis.windows import Window
+from loadgen.record import Outcome
 
 
 class Curve(NamedTuple):
@@ -72,6 +73,20 @@ PANELS = (
 # With more steps than this only every n-th is labelled.
 LABELS = 12
 SHADE = "#0072B2"
+_SECONDS = "seconds since the start (shaded: steps; darker: measured)"
+# Colour and hatch of each way to fail, the same in every report.
+OUTCOME_LOOKS = {
+    Outcome.HTTP_ERROR: (RED, ""),
+    Outcome.TIMEOUT: (BLUE, ""),
+    Outcome.CONNECT_ERROR: (ORANGE, ""),
+    Outcome.RESET: (PINK, ""),
+    Outcome.STREAM_ERROR: (GREEN, ""),
+    Outcome.TRUNCATED: (SKY, ""),
+    Outcome.MALFORMED: (BLACK, ""),
+    Outcome.EMPTY: (RED, "//"),
+    Outcome.TLS_ERROR: (BLUE, "//"),
+    Outcome.DROPPED: (ORANGE, "//"),
+}
 
 
 def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], source: str) -> Figure | None:
@@ -86,14 +101,42 @@ def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], sou
     for panel, place in zip(shown, axes, strict=True):
         _draw(place, panel, frame, frame["t_s"] + width_s / 2)
         place.set_title(titled(panel.title, source), fontsize=10)
-        for window in windows:
-            place.axvspan(window.hold_s, window.end_s, color=SHADE, alpha=0.05, lw=0)
-            place.axvspan(window.begin_s, window.end_s, color=SHADE, alpha=0.08, lw=0)
+        _shade(place, windows)
     _label_steps(axes[0], windows)
     axes[0].set_xlim(0, frame["t_s"].max() + width_s)
-    axes[-1].set_xlabel("seconds since the start (shaded: steps; darker: measured)")
+    axes[-1].set_xlabel(_SECONDS)
     figure.align_ylabels(axes)
     return figure
+
+
+def errors(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], source: str) -> Figure | None:
+    """Failed requests a second, stacked by outcome, in bins of `width_s`. None when nothing failed."""
+    outcomes = [name for name in frame.columns if name != "t_s"]
+    if not outcomes:
+        return None
+    figure, (axes,) = panels(1, 1, (9.6, 3.4))
+    base = np.zeros(len(frame))
+    for outcome in outcomes:
+        color, hatch = OUTCOME_LOOKS[Outcome(outcome)]
+        rate = frame[outcome].to_numpy() / width_s
+        bars = axes.bar(frame["t_s"], rate, width_s, base, align="edge", label=outcome, color=color, hatch=hatch)
+        for bar in bars:
+            bar.set(edgecolor="white", linewidth=0.4, zorder=2)
+        base += rate
+    value_axis(axes, [pd.Series(base)], "failed requests/s")
+    axes.set_title(titled("Failures", source))
+    _shade(axes, windows)
+    _label_steps(axes, windows)
+    axes.set_xlim(0, frame["t_s"].max() + width_s)
+    axes.set_xlabel(_SECONDS)
+    legend(axes, infinite=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
+    return figure
+
+
+def _shade(axes: Axes, windows: Sequence[Window]) -> None:
+    for window in windows:
+        axes.axvspan(window.hold_s, window.end_s, color=SHADE, alpha=0.05, lw=0)
+        axes.axvspan(window.begin_s, window.end_s, color=SHADE, alpha=0.08, lw=0)
 
 
 def _drawable(frame: pd.DataFrame, curve: Curve) -> bool:
@@ -117,7 +160,7 @@ def _label_steps(axes: Axes, windows: Sequence[Window]) -> None:
     """The level in each step; with many steps in every n-th."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top * 1.2)
-    every = -(-len(windows) // LABELS)
+    every = max(1, -(-len(windows) // LABELS))
     for number, window in enumerate(windows[::every]):
         axes.annotate(
             f"{window.level} {window.unit}" if number == 0 and len(windows) <= LABELS // 2 else f"{window.level}",

@@ -7,30 +7,30 @@ Here: the order of things and the shape of summary.json. Times in it are ms, or 
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
 
-from analysis import join, metrics, tables
-from analysis.checks import SIMULATED_GPU, run_caveats, step_caveats
+from analysis import failures, hosts, join, metrics, tables
+from analysis.checks import SIMULATED_GPU, client_lag_limit, run_caveats, step_caveats
 from analysis.load import Run, load
-from analysis.plots import canvas, concurrency
-from analysis.plots import timeline as over_time
+from analysis.report.pictures import OverTime, Picture, draw
 from analysis.windows import Window, step_windows
 from loadgen import rundir
 from loadgen.errors import RunDirError
 
 # 1  first version
 SCHEMA = 1
-# The timeline's figure has no more points than this, its table has one a second.
+# The timeline's figure has no more points than this, its table has one a second; failures have bars.
 MAX_POINTS = 1200
+MAX_BARS = 90
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,6 @@ class Built:
     html: Path
     summary: dict[str, Any]
     steps: pd.DataFrame
-
-
-class Picture(NamedTuple):
-    name: str
-    caption: str
-    source: str
-
-
-_CAPTIONS = {
-    "qps_vs_concurrency": "Requests and output tokens a second in each step's measuring window.",
-    "latency_vs_concurrency": "Percentiles of requests that were intended in the window; failures count as infinite.",
-    "gpu_vs_concurrency": "Effective VRAM leaves out what the server reserved for its KV cache and does not use.",
-    "timeline": "The whole run; TTFT is that of requests intended in the bin.",
-}
 
 
 class Analysed(NamedTuple):
@@ -72,36 +58,49 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     return _analyse(run_dir).summary
 
 
-def build(run_dir: Path) -> Built:
-    """Replace run_dir/report/ with a report of what the run directory holds now.
+def build(run_dir: Path, figures: bool = True) -> Built:
+    """Replace run_dir/report/ with a report of what the run directory holds now; without `figures` it has tables only.
 
     Raises RunDirError when run.json is unusable or the report cannot be written.
     """
     run, requests, telemetry, windows, summary = _analyse(run_dir)
     steps = tables.steps_frame(summary)
     seconds = metrics.timeline(run, requests, telemetry)
-    width_s = float(max(1, math.ceil(len(seconds) / MAX_POINTS)))
-    binned = seconds if width_s == 1 else metrics.timeline(run, requests, telemetry, width_s)
     report = run_dir / rundir.REPORT
     try:
         shutil.rmtree(report, ignore_errors=True)
         for folder in ("tables", "figures"):
             (report / folder).mkdir(parents=True)
-        (report / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        _write(report / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         source = tables.gpu_source(summary)
         for name, table in (
             ("steps", steps),
             ("requests_by_outcome", tables.outcomes_frame(summary)),
             ("timeline", seconds.assign(gpu_source=source)),
             ("gpus", tables.gpus_frame(summary)),
+            ("hosts", tables.hosts_frame(summary)),
         ):
-            table.to_csv(report / "tables" / f"{name}.csv", index=False, float_format="%.12g")
-        pictures = _draw(report / "figures", summary, steps, binned, width_s, windows)
+            table.to_csv(report / "tables" / f"{name}.csv", index=False, float_format="%.12g", errors="replace")
+        pictures: list[Picture] = []
+        if figures:
+            over_time = _over_time(run, requests, telemetry, seconds)
+            pictures = draw(report / "figures", summary, steps, over_time, windows)
         html = report / "report.html"
-        html.write_text(_page(run, telemetry, summary, pictures))
+        _write(html, _page(run, telemetry, summary, pictures))
     except OSError as error:
         raise RunDirError(f"cannot write the report to {report}: {error.strerror}; look at the disk") from error
     return Built(html, summary, steps)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="replace")  # a server's text may hold half a surrogate pair
+
+
+def _over_time(run: Run, requests: metrics.Requests, telemetry: join.Telemetry, seconds: pd.DataFrame) -> OverTime:
+    """The run in bins that are wide enough for a figure; `seconds` has bins of 1 s."""
+    width_s, bar_s = (float(max(1, math.ceil(len(seconds) / most))) for most in (MAX_POINTS, MAX_BARS))
+    binned = seconds if width_s == 1 else metrics.timeline(run, requests, telemetry, width_s)
+    return OverTime(binned, width_s, failures.over_time(requests, metrics.bins_of(run, requests, bar_s)), bar_s)
 
 
 def _analyse(run_dir: Path) -> Analysed:
@@ -110,12 +109,14 @@ def _analyse(run_dir: Path) -> Analysed:
     windows, unreached = step_windows(run)
     simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
     zero = join.start_ns(run)
-    timed = [((int(event["t_ns"]) - zero) / 1e9, event) for event in run.events if "t_ns" in event]
+    timed = [((int(event["t_ns"]) - zero) / 1e9, event) for event in run.events]
+    agents = hosts.agent_figures(telemetry)
     steps = []
     for window in windows:
         step = metrics.step_figures(run, requests, telemetry, window)
+        step["client_lag_limit_ms"] = client_lag_limit(step)[0]
         steps.append(step | {"caveats": step_caveats(step, window, run.manifest, timed)})
-    problems = [*run.problems, *telemetry.problems]
+    damaged = [finding.file for finding in run.damage]
     summary = {
         "schema": SCHEMA,
         "run_id": run.manifest["run_id"],
@@ -128,7 +129,10 @@ def _analyse(run_dir: Path) -> Analysed:
             {"host": c.host, "bound_ms": c.bound_ns / 1e6, "drift_ppm": c.fit.drift_ppm if c.fit else None}
             for c in telemetry.clocks
         ],
-        "caveats": run_caveats(run.manifest, run.events, problems, unreached, simulated_gpu),
+        "agents": agents,
+        "failures": failures.kinds(run, requests),
+        "damage": [finding._asdict() for finding in run.damage],
+        "caveats": run_caveats(run.manifest, run.events, agents, telemetry.problems, damaged, unreached, simulated_gpu),
     }
     return Analysed(run, requests, telemetry, windows, _plain(summary))
 
@@ -144,32 +148,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _draw(
-    folder: Path,
-    summary: dict[str, Any],
-    steps: pd.DataFrame,
-    seconds: pd.DataFrame,
-    width_s: float,
-    windows: list[Window],
-) -> list[Picture]:
-    """Save each figure that there are data for."""
-    pictures = []
-    with canvas.styled():
-        figures = {
-            "qps_vs_concurrency": concurrency.qps_vs_concurrency(steps),
-            "latency_vs_concurrency": concurrency.latency_vs_concurrency(steps),
-            "gpu_vs_concurrency": concurrency.gpu_vs_concurrency(steps, tables.gpus_frame(summary)),
-            "timeline": over_time.timeline(seconds, width_s, windows, tables.gpu_source(summary)),
-        }
-        for name, figure in figures.items():
-            if figure is not None:
-                canvas.save(figure, folder, name)
-                data = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
-                pictures.append(Picture(name, _CAPTIONS[name], f"data:image/svg+xml;base64,{data}"))
-    return pictures
-
-
-def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures: list[Picture]) -> str:
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -177,23 +157,27 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template("report.html.j2")
+
+
+def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures: list[Picture]) -> str:
     headers, rows = tables.step_table(summary)
     zero = join.start_ns(run)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         manifest=run.manifest,
         summary=summary,
         headline=_headline(summary),
         headers=headers,
         rows=rows,
         gpu_table=tables.gpu_table(summary),
+        host_table=tables.host_table(summary),
+        failures=tables.failure_table(summary),
         outcomes=[row for row in tables.outcomes_frame(summary).itertuples(index=False) if row.requests],
         events=[
-            ((int(event["t_ns"]) - zero) / 1e9, event.get("kind", ""), event.get("text", ""))
-            for event in run.events
-            if "t_ns" in event
+            ((int(event["t_ns"]) - zero) / 1e9, event.get("kind", ""), event.get("text", "")) for event in run.events
         ],
         definitions=metrics.METRICS,
-        environment=_facts(run, telemetry),
+        environment=_facts(run, telemetry, summary["agents"]),
         pictures=pictures,
         simulated=SIMULATED_GPU if summary["simulated_gpu"] else "",
     )
@@ -201,10 +185,9 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
 
 def _headline(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(name, figure, condition) of what a reader looks for first: the step with the highest QPS."""
-    measured = [step for step in summary["steps"] if step["qps"]]
-    if not measured:
+    best = tables.peak(summary)
+    if best is None:
         return []
-    best = max(measured, key=lambda step: step["qps"])
     at = f"at {best['level']} {best['unit']}"
     return [
         ("peak QPS", tables.text(best["qps"]), at),
@@ -219,8 +202,8 @@ def _milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
 
 
-def _facts(run: Run, telemetry: join.Telemetry) -> list[tuple[str, str]]:
-    """The manifest and the clocks, one row a fact; nested facts get a dotted name."""
+def _facts(run: Run, telemetry: join.Telemetry, agents: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The manifest, the clocks and what the agents cost, one row a fact; nested facts get a dotted name."""
     rows: list[tuple[str, str]] = []
 
     def walk(name: str, value: Any) -> None:
@@ -233,4 +216,6 @@ def _facts(run: Run, telemetry: join.Telemetry) -> list[tuple[str, str]]:
     walk("", run.manifest)
     for clock in telemetry.clocks:
         walk(f"telemetry.{clock.host}.clock_error_bound_ms", clock.bound_ns / 1e6)
+    for agent in agents:
+        walk(f"telemetry.{agent['host']}.agent_cost", tables.agent_cost(agent))
     return rows

@@ -1,23 +1,50 @@
-"""One file an API: request bytes out, events in. `Call` and `Reader` are what an API gives to `users.ModelUser`."""
+"""One file an API: request bytes out, events in. `Call` and `Reader` are what an API gives to `users.ModelUser`.
+
+Here: what every API shares. Not here: how bytes travel (transport/) and how an answer is judged as a whole
+(request.py). Free of Locust and gevent; stamps are CLOCK_MONOTONIC ns and handed in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from loadgen.record import Outcome
 
+# Of an answer that has to be held as a whole: more than any model answers with.
+MAX_BODY_BYTES = 64 << 20
+
 
 class Failure(NamedTuple):
-    """Why a request did not end well; `text` is normalised, so that the number of different texts is bounded."""
+    """Why a request did not end well.
+
+    `text` says it in one line, in our words and the server's; failures.py bounds the number of different ones.
+    `evidence` is what the server sent, as it was.
+    """
 
     outcome: Outcome
     text: str
+    evidence: bytes = b""
+
+
+class Malformed(ValueError):
+    """An answer that cannot be read; `evidence` is the part of it where that was seen."""
+
+    def __init__(self, text: str, evidence: bytes = b"") -> None:
+        super().__init__(text)
+        self.evidence = evidence
+
+    def failure(self) -> Failure:
+        return Failure(Outcome.MALFORMED, str(self), self.evidence)
 
 
 @dataclass
 class Answer:
-    """What an answer's events said, as far as it has been read. Stamps are CLOCK_MONOTONIC ns."""
+    """What an answer's events said, as far as it has been read.
+
+    `has_tokens` is False for an API whose answers are no tokens: then nothing of them is measured.
+    """
 
     text: list[str] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)  # of each event that carried output
@@ -25,6 +52,7 @@ class Answer:
     prompt_tokens: int | None = None
     output_tokens: int | None = None  # as the server's usage says
     finish_reason: str | None = None
+    has_tokens: bool = True
 
 
 class Reader(Protocol):
@@ -33,13 +61,13 @@ class Reader(Protocol):
     answer: Answer
 
     def feed(self, body: bytes, stamp_ns: int) -> None:
-        """Decode bytes that were received at `stamp_ns`. Raises ValueError when they are malformed."""
+        """Decode bytes that were received at `stamp_ns`. Raises Malformed."""
 
     def finish(self) -> Failure | None:
-        """Judge the complete body of a 2xx answer; None when it is well. Raises ValueError when it is malformed."""
+        """Judge the body of a 2xx answer, all that there was of it; None when it is well. Raises Malformed."""
 
-    def error_text(self, body: bytes) -> str:
-        """What the body of another status says, in a few words."""
+    def messages(self) -> Sequence[Any]:
+        """The JSON in which the server may report its own times, the latest last."""
 
 
 class Call(NamedTuple):

@@ -59,10 +59,18 @@ class ActiveRun:
         return self._runner.user_count, self.board.total("ended"), self.board.total("in_flight")
 
     def log(self, kind: str, text: str, **facts: Any) -> None:
-        rundir.log_event(self.directory, kind, text, **facts)
+        self._append(rundir.EVENTS, {"t_ns": time.monotonic_ns(), "kind": kind, "text": text, **facts})
 
     def _log_step(self, line: dict[str, Any]) -> None:
-        rundir.append_line(self.directory / rundir.STEPS, line)
+        self._append(rundir.STEPS, line)
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        try:
+            rundir.append_line(self.directory / name, line)
+        except OSError as error:
+            rundir.release_reserve(self.directory)
+            rundir.append_line(self.directory / name, line)
+            self.stop(rundir.ABORTED, f"the run directory cannot be written: {error.strerror}")
 
     # -- users that somebody sets by hand
 
@@ -109,6 +117,7 @@ class ActiveRun:
     def take_report(self, worker: str, report: dict[str, Any]) -> None:
         self.board.report(worker, report)
         if report["failure"]:
+            rundir.release_reserve(self.directory)
             self.stop(rundir.ABORTED, f"a worker cannot write its records: {report['failure']}")
 
     def lose(self, worker: str, index: int) -> None:

@@ -21,6 +21,7 @@ from locust.env import Environment
 from locust.runners import STATE_MISSING, MasterRunner, Runner
 
 from loadgen import lifeline, rundir
+from loadgen.doctor import find_model
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.locust_plugin import traps
 from loadgen.locust_plugin.active_run import ActiveRun
@@ -28,7 +29,6 @@ from loadgen.locust_plugin.shape import SteppedShape
 from loadgen.locust_plugin.worker import DRAIN
 from loadgen.manifest import new_manifest
 from loadgen.options import ENV_PREFIX, Settings, parse_settings
-from loadgen.target import find_model
 
 logger = logging.getLogger(__name__)
 

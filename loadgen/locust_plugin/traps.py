@@ -6,6 +6,7 @@ The others are avoided by how the rest of the plugin is built.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ def defuse() -> None:
     runners.HEARTBEAT_DEAD_INTERNAL = -math.inf
     # T10: the stock screen rounds to two digits.
     stats.bucket_response_time = _three_digits
+    logging.getLogger("locust.user.task").addFilter(FewTaskErrors(20))
     # The live table is refreshed each second; Locust's own statistics are reconciled from the same messages.
     runners.WORKER_REPORT_INTERVAL = REPORT_INTERVAL_S
 
@@ -47,6 +49,20 @@ def close_web_ui(app: Flask) -> None:
             abort(403)
 
     app.before_request(same_origin)
+
+
+class FewTaskErrors(logging.Filter):
+    """A task that always fails would fill the disk with tracebacks: after some, the rest is only counted by Locust."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._left -= 1
+        if self._left == 0:
+            record.msg, record.args = f"{record.getMessage()} (further errors of tasks are not logged)", None
+        return self._left >= 0
 
 
 def before_start(runner: runners.Runner, listener: Callable[[int], None]) -> None:

@@ -7,10 +7,12 @@ read at `test_start`. Stamps are CLOCK_MONOTONIC ns of this host.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import gevent
 import gevent.event
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
@@ -21,9 +23,12 @@ from loadgen.options import parse_settings
 from loadgen.recorder import Recorder, quiet_collector
 from loadgen.transport.connection import Target
 
+logger = logging.getLogger(__name__)
+
 DRAIN = "loadgen.drain"
 _MAX_STAGGER_S = 2.0
 _STAGGER_SHARE = 0.1
+_AFTER_AN_ERROR_S = 1.0
 
 
 class Worker:
@@ -41,6 +46,8 @@ class Worker:
         events.test_stop.add_listener(self._stop)
         events.quitting.add_listener(self._quit)
         events.report_to_master.add_listener(self._add_report)
+        # In the user's own greenlet: a task that raises at once would otherwise be called as fast as Python can.
+        events.user_error.add_listener(lambda **_: gevent.sleep(_AFTER_AN_ERROR_S))
         runner.register_message(DRAIN, self._drain)
 
     @property
@@ -65,7 +72,10 @@ class Worker:
     def _stop(self, **_: Any) -> None:
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            recorder.close()
+            try:
+                recorder.close()
+            except OSError as error:
+                logger.error("the last records cannot be written: %s", error)
 
     def _quit(self, **_: Any) -> None:
         # Told to end while users run: they go first, so that what they cut is recorded.

@@ -68,11 +68,14 @@ _SIMPLE: tuple[tuple[str, str, str, Callable[[Replica[Any], ReplicaMetrics], flo
         "vllm:kv_cache_usage_perc",
         "gauge",
         "Share of the KV blocks in use, 0 to 1.",
-        lambda r, m: 1 - r.free_blocks / r.engine.blocks,
+        lambda r, m: 1 - r.pool.free / r.pool.blocks,
     ),
-    ("vllm:num_preemptions_total", "counter", "Always 0: blocks are reserved at admission.", lambda r, m: 0),
-    ("vllm:prompt_tokens_total", "counter", "Prompt tokens prefilled.", lambda r, m: r.prompt_tokens),
+    ("vllm:num_preemptions_total", "counter", "Sequences put back for want of a KV block.", lambda r, m: r.preemptions),
+    ("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up.", lambda r, m: r.prefix_queries),
+    ("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found.", lambda r, m: r.prefix_hits),
+    ("vllm:prompt_tokens_total", "counter", "Prompt tokens, cached ones too.", lambda r, m: r.prompt_tokens),
     ("vllm:generation_tokens_total", "counter", "Tokens generated.", lambda r, m: r.generated_tokens),
+    ("simulator_predictions_total", "counter", "Items of /predict computed.", lambda r, m: r.predicted),
     (
         "simulator_emissions_total",
         "counter",
@@ -87,8 +90,8 @@ _SIMPLE: tuple[tuple[str, str, str, Callable[[Replica[Any], ReplicaMetrics], flo
     ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[ReplicaMetrics], Histogram]], ...] = (
-    ("vllm:time_to_first_token_seconds", "Request read to first token written.", lambda m: m.ttft_s),
-    ("vllm:e2e_request_latency_seconds", "Request read to last token written.", lambda m: m.e2e_s),
+    ("vllm:time_to_first_token_seconds", "Request arrived to first token out.", lambda m: m.ttft_s),
+    ("vllm:e2e_request_latency_seconds", "Request arrived to last token out.", lambda m: m.e2e_s),
     ("simulator_emission_lateness_seconds", "Write of an emission after the model's instant.", lambda m: m.lateness_s),
 )
 
@@ -104,7 +107,7 @@ def render(replicas: Sequence[Replica[Any]], metrics: Sequence[ReplicaMetrics]) 
         lines += [f"{name}{{{label}}} {value(replica, metric)}\n" for label, replica, metric in rows]
     lines.append("# HELP vllm:request_success_total Requests ended.\n# TYPE vllm:request_success_total counter\n")
     for label, replica in zip(labels, replicas, strict=True):
-        for reason, count in (("length", replica.finished), ("abort", replica.cancelled)):
+        for reason, count in (("length", replica.finished - replica.predicted), ("abort", replica.cancelled)):
             lines.append(f'vllm:request_success_total{{{label},finished_reason="{reason}"}} {count}\n')
     lines.append("# HELP vllm:cache_config_info The KV cache's size.\n# TYPE vllm:cache_config_info gauge\n")
     info = (

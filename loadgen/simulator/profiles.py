@@ -15,6 +15,8 @@ BLOCK_SIZE = 16  # tokens a KV block, as in vLLM
 GPU_MEMORY_UTILISATION = 0.9  # share of the card that the server takes, as in vLLM
 OVERHEAD_B = 1 << 30  # activations, CUDA graphs and context: an assumption
 MAX_BATCHED_TOKENS = 2048  # decoded and prefilled tokens of one iteration, as in vLLM
+PREDICT_TOKENS = 32  # an item of /predict computes as much as prefilling this many: an assumption
+MEMORY_POWER = 0.7  # power while waiting for memory, as a share of what computing draws above idle: an assumption
 
 _MIB = 1 << 20
 _KV_VALUE_B = 2  # the KV cache stays in 16 bits whatever the weights are, as in vLLM
@@ -66,12 +68,21 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Engine:
-    """A model in a data type on one GPU, with `slots` sequences at most."""
+    """A model in a data type on one GPU, with `slots` sequences at most. `speedup` divides every time.
+
+    Below its own power limit a GPU lowers its clock: power above idle goes with the cube of the clock, and time with
+    its inverse, both while computing and while reading memory.
+    """
 
     gpu: Gpu
     model: Model
     dtype: str
     slots: int
+    max_batched_tokens: int = MAX_BATCHED_TOKENS
+    prefix_cache: bool = False
+    predict_tokens: int = PREDICT_TOKENS
+    power_limit_w: float | None = None  # None: the GPU's own
+    speedup: float = 1.0
 
     @cached_property
     def weights_b(self) -> int:
@@ -96,27 +107,75 @@ class Engine:
         return self.weights_b + self.blocks * self.block_b + OVERHEAD_B
 
     @cached_property
+    def limit_w(self) -> float:
+        return self.gpu.max_w if self.power_limit_w is None else self.power_limit_w
+
+    @cached_property
+    def dynamic_w(self) -> tuple[float, float]:
+        """Power above idle while computing, and while reading memory."""
+        above_idle_w, limit_w = self.gpu.max_w - self.gpu.idle_w, self.limit_w - self.gpu.idle_w
+        return min(above_idle_w, limit_w), min(MEMORY_POWER * above_idle_w, limit_w)
+
+    @cached_property
+    def clocks(self) -> tuple[float, float]:
+        """Share of the highest clock while computing, and while reading memory."""
+        above_idle_w = self.gpu.max_w - self.gpu.idle_w
+        compute_w, memory_w = self.dynamic_w
+        return (compute_w / above_idle_w) ** (1 / 3), (memory_w / (MEMORY_POWER * above_idle_w)) ** (1 / 3)
+
+    @cached_property
     def prefill_ns_per_token(self) -> float:
         """2 x parameters FLOP a token at the dense peak; attention is left out."""
         fp8 = self.dtype == "fp8" and self.gpu.fp8_flops
-        return 2e9 * self.model.parameters / (fp8 or self.gpu.bf16_flops)
+        return 2e9 * self.model.parameters / ((fp8 or self.gpu.bf16_flops) * self.speedup * self.clocks[0])
+
+    @cached_property
+    def _read_b_per_s(self) -> float:
+        return self.gpu.bandwidth * self.speedup * self.clocks[1]
 
     def decode_ns(self, context_tokens: int) -> float:
         """Reading the weights and the KV cache of all running contexts once; the FLOPs of decoding hide behind it."""
-        return 1e9 * (self.weights_b + self.model.kv_bytes_per_token * context_tokens) / self.gpu.bandwidth
+        return 1e9 * (self.weights_b + self.model.kv_bytes_per_token * context_tokens) / self._read_b_per_s
 
 
-def engine(gpu: str, model: str, dtype: str, slots: int) -> Engine:
+def engine(
+    gpu: str,
+    model: str,
+    dtype: str,
+    slots: int,
+    *,
+    max_batched_tokens: int = MAX_BATCHED_TOKENS,
+    prefix_cache: bool = False,
+    predict_tokens: int = PREDICT_TOKENS,
+    power_limit_w: float | None = None,
+    speedup: float = 1.0,
+) -> Engine:
     """The engine of these names. Raises UsageError with every problem: unknown names, no slots, too large a model."""
     problems = [
         f"simulator {what} {name!r} is unknown: choose {', '.join(known)}"
         for what, name, known in (("GPU", gpu, GPUS), ("model", model, MODELS), ("dtype", dtype, DTYPES))
         if name not in known
     ]
-    if not 1 <= slots <= MAX_BATCHED_TOKENS // 2:
-        problems.append(f"simulator slots are {slots}: give 1 to {MAX_BATCHED_TOKENS // 2}")
+    if not 1 <= slots <= max_batched_tokens // 2:
+        problems.append(f"simulator slots are {slots}: give 1 to {max_batched_tokens // 2}, half of the batched tokens")
+    card = GPUS.get(gpu)
+    if card and power_limit_w is not None and not card.idle_w < power_limit_w <= card.max_w:
+        problems.append(
+            f"simulator power limit is {power_limit_w:g} W: give more than {card.idle_w:g} W, which {gpu} draws when "
+            f"idle, and at most {card.max_w:g} W"
+        )
     if not problems:
-        made = Engine(GPUS[gpu], MODELS[model], dtype, slots)
+        made = Engine(
+            GPUS[gpu],
+            MODELS[model],
+            dtype,
+            slots,
+            max_batched_tokens,
+            prefix_cache,
+            predict_tokens,
+            power_limit_w,
+            speedup,
+        )
         if made.blocks >= 1:
             return made
         problems.append(

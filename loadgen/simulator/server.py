@@ -1,7 +1,8 @@
 """The simulator's HTTP server: connections, routes, and its life from start to signal.
 
 Bodies, heads, unread answers and what is accepted in one turn of the event loop are bounded; idle connections are never
-closed. A client that leaves is a cancelled request. The work is service.py's.
+closed. A client that leaves is a cancelled request. With an API key /v1 and /predict want it as a bearer token; what an
+operator reads is open, as in vLLM. The work is service.py's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import resource
 import signal
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
@@ -23,7 +25,7 @@ from loadgen.errors import UsageError
 from loadgen.simulator import metrics, openai
 from loadgen.simulator.config import SimulatorConfig, validate
 from loadgen.simulator.service import Generation, Request, Simulator
-from loadgen.simulator.truth import TruthLog
+from loadgen.simulator.truth import Kind, TruthLog
 
 _MAX_HEAD_B = 64 << 10
 _MAX_BODY_B = 8 << 20
@@ -97,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_size = 0
         self._target = b""
         self._request_id: str | None = None
+        self._authorization = b""
         self._expects_continue = False
         self._body = bytearray()
 
@@ -108,6 +111,8 @@ class Connection(asyncio.BufferedProtocol):
             case b"x-request-id":
                 text = value.decode("latin-1")
                 self._request_id = text if _ID.fullmatch(text) else None
+            case b"authorization":
+                self._authorization = value
             case b"expect":
                 self._expects_continue = value.lower() == b"100-continue"
 
@@ -126,6 +131,7 @@ class Connection(asyncio.BufferedProtocol):
             method=self._parser.get_method().decode(),
             path=self._target.split(b"?")[0].decode("latin-1"),
             request_id=self._request_id,
+            authorization=self._authorization,
             body=bytes(self._body),
             http_1_0=self._parser.get_http_version() == "1.0",
             keep_alive=self._parser.should_keep_alive(),
@@ -141,17 +147,20 @@ class Connection(asyncio.BufferedProtocol):
     def _answer(self, request: Request) -> None:
         if self.transport.is_closing():
             return
-        method, view = _ROUTES.get(request.path, ("", None))
+        methods, view = _ROUTES.get(request.path, ((), None))
         content_type, status, headers = openai.JSON, HTTPStatus.OK, ""
         try:
-            if not method:
-                raise openai.Refusal(HTTPStatus.NOT_FOUND, f"there is no {request.path}; see {', '.join(_ROUTES)}")
-            if request.method != method:
-                headers = f"allow: {method}\r\n"
-                raise openai.Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {method} only")
             if view is None:
-                self._generation = self._simulator.submit(request, self)
+                raise openai.Refusal(HTTPStatus.NOT_FOUND, f"there is no {request.path}; see {', '.join(_ROUTES)}")
+            if request.method not in methods:
+                headers = f"allow: {', '.join(methods)}\r\n"
+                message = f"{request.path} takes {' or '.join(methods)} only"
+                raise openai.Refusal(HTTPStatus.METHOD_NOT_ALLOWED, message)
+            if isinstance(view, Kind):
+                self._generation = self._simulator.submit(view, request, self)
                 return
+            if request.path.startswith("/v1/"):
+                self._simulator.check_key(request)
             content_type, body = view(self._simulator)
         except openai.Refusal as refusal:
             status, body = refusal.status, refusal.body()
@@ -163,6 +172,12 @@ class Connection(asyncio.BufferedProtocol):
         """The simulator has written the last of the generation."""
         self._generation = None
         self._ended(keep_alive)
+
+    def reset(self) -> None:
+        """No more is written, and the kernel sends a RST instead of a FIN."""
+        self._generation = None
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _ended(self, keep_alive: bool) -> None:
         if not keep_alive:
@@ -187,13 +202,18 @@ class Connection(asyncio.BufferedProtocol):
         asyncio.get_running_loop().call_later(_LINGER_S, self.transport.abort)
 
 
-# path -> method, and what to show; None is the chat itself
-_ROUTES: dict[str, tuple[str, Callable[[Simulator], tuple[str, bytes]] | None]] = {
-    "/v1/chat/completions": ("POST", None),
-    "/v1/models": ("GET", lambda it: (openai.JSON, openai.models_body(it.engine.model.name, it.engine.max_model_len))),
-    "/health": ("GET", lambda it: (openai.JSON, b"")),
-    "/metrics": ("GET", lambda it: (metrics.CONTENT_TYPE, metrics.render(it.replicas, it.metrics))),
-    "/telemetry": ("GET", lambda it: (openai.JSON, it.telemetry())),
+# path -> methods, and what to show, or what is asked for
+_ROUTES: dict[str, tuple[tuple[str, ...], Kind | Callable[[Simulator], tuple[str, bytes]]]] = {
+    "/v1/chat/completions": (("POST",), Kind.CHAT),
+    "/v1/completions": (("POST",), Kind.COMPLETION),
+    "/predict": (("GET", "POST"), Kind.PREDICT),
+    "/v1/models": (
+        ("GET",),
+        lambda it: (openai.JSON, openai.models_body(it.engine.model.name, it.engine.max_model_len)),
+    ),
+    "/health": (("GET",), lambda it: (openai.JSON, b"")),
+    "/metrics": (("GET",), lambda it: (metrics.CONTENT_TYPE, metrics.render(it.replicas, it.metrics))),
+    "/telemetry": (("GET",), lambda it: (openai.JSON, it.telemetry())),
 }
 
 

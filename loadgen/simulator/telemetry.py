@@ -1,8 +1,9 @@
 """/telemetry: what NVML and /proc would say on the simulated hosts, in the columns of remote_agents.agent.sample.
 
-Everything follows from the model's work by stated formulas; what has none is null. Power in a window is
-idle + (max - idle) x (compute share + 0.7 x memory share), since a card that waits for memory stays below its limit;
-an iteration runs, so `util_pct` is its time, whatever bounds it. Times are CLOCK_MONOTONIC ns of the simulator's host.
+Everything follows from the model's work by stated formulas; what has none is null. Power in a window is idle + what
+computing and reading memory draw (profiles.Engine.dynamic_w) for their shares of it; an iteration runs, so `util_pct`
+is its time, whatever bounds it. Sensors go by the real clock: a sped-up GPU is a faster one that draws the same. Times
+are CLOCK_MONOTONIC ns of the simulator's host.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadgen.simulator.model import Replica
-from loadgen.simulator.profiles import Gpu
+from loadgen.simulator.stages import Stages
 from remote_agents.agent.sample import SCHEMA, TABLES
 
 WINDOW_S = 1 / 6  # NVML's shortest window of utilisation; also how often `GpuMeter.advance` wants to be called
 
-_MEMORY_POWER = 0.7
 _TICKS_PER_S = 100
-_CLOCK_EVENT_GPU_IDLE = 1
+_CLOCK_EVENT_GPU_IDLE = 0x1
+_CLOCK_EVENT_SW_POWER_CAP = 0x4
 # The simulated host: 96 CPUs, 384 GiB
 _CPUS = 96
 _MEMORY_B = 384 << 30
@@ -35,48 +36,75 @@ _RX_B_PER_REQUEST = 400
 
 
 class GpuMeter:
-    """The sensors of one GPU. `advance` closes a window and integrates the energy."""
+    """The sensors of one GPU. `advance` closes a window and integrates the energy.
 
-    def __init__(self, replica: Replica[Any], now_ns: int) -> None:
+    `behind_ns`: how long after its instant the replica is brought up to date. Leaks are by second of the real clock.
+    """
+
+    def __init__(
+        self,
+        replica: Replica[Any],
+        now_ns: int,
+        behind_ns: int = 0,
+        leak_b_per_s: float = 0,
+        leak_b_per_request: float = 0,
+    ) -> None:
         self.replica = replica
         self.util = 0.0
         self.power_w = replica.engine.gpu.idle_w
         self.energy_j = 0.0
-        self._at_ns = now_ns
-        self._work_ns = replica.work_ns(now_ns)
+        self.clock = 1.0  # share of the highest
+        self.throttled_ns = 0.0
+        self._behind_ns = behind_ns
+        self._leak_b_per_s, self._leak_b_per_request = leak_b_per_s, leak_b_per_request
+        self._started_ns = self._at_ns = now_ns
+        self._work_ns = replica.work_ns(now_ns - behind_ns)
 
     @property
     def busy_s(self) -> float:
         return sum(self._work_ns) / 1e9
 
     def advance(self, now_ns: int) -> None:
-        gpu, window_ns, before = self.replica.engine.gpu, now_ns - self._at_ns, self._work_ns
-        self._at_ns, self._work_ns = now_ns, self.replica.work_ns(now_ns)
+        engine, window_ns, before = self.replica.engine, now_ns - self._at_ns, self._work_ns
+        self._at_ns, self._work_ns = now_ns, self.replica.work_ns(now_ns - self._behind_ns)
         compute, memory = ((after - past) / window_ns for after, past in zip(self._work_ns, before, strict=True))
         # Work that a late loop books afterwards may exceed its window.
         self.util = min(1.0, compute + memory)
-        self.power_w = gpu.idle_w + (gpu.max_w - gpu.idle_w) * min(1.0, compute + _MEMORY_POWER * memory)
+        compute, memory = (self.util * part / ((compute + memory) or 1) for part in (compute, memory))
+        compute_w, memory_w = engine.dynamic_w
+        self.power_w = engine.gpu.idle_w + compute * compute_w + memory * memory_w
         self.energy_j += self.power_w * window_ns / 1e9
+        compute_clock, memory_clock = engine.clocks
+        self.clock = (compute * compute_clock + memory * memory_clock) / (self.util or 1)
+        self.throttled_ns += window_ns * (compute * (compute_clock < 1) + memory * (memory_clock < 1))
+
+    def vram_used_b(self, now_ns: int) -> int:
+        """With what has leaked; a card cannot lose more than it has."""
+        engine, replica = self.replica.engine, self.replica
+        leaked_b = self._leak_b_per_s * (now_ns - self._started_ns) / 1e9
+        leaked_b += self._leak_b_per_request * (replica.finished + replica.cancelled)
+        return min(engine.gpu.vram_b, engine.vram_used_b + round(leaked_b))
 
 
-def render(meters: Sequence[GpuMeter], gpus_per_host: int, started_ns: int, now_ns: int) -> bytes:
-    """All hosts' rows, as JSON; `started_ns` is when their counters began."""
+def render(
+    meters: Sequence[GpuMeter], stages: Sequence[Stages], gpus_per_host: int, started_ns: int, now_ns: int
+) -> bytes:
+    """All hosts' rows, as JSON; `started_ns` is when their counters began, `stages` has the front end of each."""
     hosts: list[dict[str, Any]] = []
-    for first in range(0, len(meters), gpus_per_host):
+    for number, front in enumerate(stages):
+        first = number * gpus_per_host
         mine = meters[first : first + gpus_per_host]
-        rows = [
-            (_row("gpu_fast", now_ns, _key(first, i) | _fast(m)), _row("gpu_slow", now_ns, _key(first, i) | _slow(m)))
-            for i, m in enumerate(mine)
-        ]
         hosts.append(
             {
-                "host": f"sim-{len(hosts)}",
-                "gpu_fast": [fast for fast, _ in rows],
-                "gpu_slow": [slow for _, slow in rows],
-                "host_counters": _row("host", now_ns, _host(mine, (now_ns - started_ns) / 1e9)),
+                "host": f"sim-{number}",
+                "gpu_fast": [_row("gpu_fast", now_ns, _key(first, i) | _fast(m, now_ns)) for i, m in enumerate(mine)],
+                "gpu_slow": [_row("gpu_slow", now_ns, _key(first, i) | _slow(m)) for i, m in enumerate(mine)],
+                "host_counters": _row("host", now_ns, _host(mine, front, started_ns, now_ns)),
             }
         )
-    return json.dumps({"schema": SCHEMA, "simulated": True, "t_mono_ns": now_ns, "hosts": hosts}).encode()
+    speedup = meters[0].replica.engine.speedup
+    answer = {"schema": SCHEMA, "simulated": True, "speedup": speedup, "t_mono_ns": now_ns, "hosts": hosts}
+    return json.dumps(answer).encode()
 
 
 def _row(table: str, now_ns: int, values: dict[str, float]) -> dict[str, Any]:
@@ -89,12 +117,11 @@ def _key(first: int, index: int) -> dict[str, Any]:
     return {"gpu_uuid": f"SIM-GPU-{first + index:08x}", "gpu_index": index}
 
 
-def _fast(meter: GpuMeter) -> dict[str, float]:
-    engine = meter.replica.engine
+def _fast(meter: GpuMeter, now_ns: int) -> dict[str, float]:
     return {
         "util_pct": round(100 * meter.util, 1),
-        "mem_total_b": engine.gpu.vram_b,
-        "mem_used_b": engine.vram_used_b,
+        "mem_total_b": meter.replica.engine.gpu.vram_b,
+        "mem_used_b": meter.vram_used_b(now_ns),
         "mem_reserved_b": 0,
         "mem_version": 2,
         "power_mw": round(meter.power_w * 1e3),
@@ -103,39 +130,44 @@ def _fast(meter: GpuMeter) -> dict[str, float]:
 
 
 def _slow(meter: GpuMeter) -> dict[str, float]:
-    gpu: Gpu = meter.replica.engine.gpu
+    engine = meter.replica.engine
+    gpu = engine.gpu
     busy = meter.util > 0
     return {
-        "power_limit_mw": round(gpu.max_w * 1e3),
-        "sm_mhz": gpu.max_sm_mhz if busy else gpu.idle_sm_mhz,
+        "power_limit_mw": round(engine.limit_w * 1e3),
+        "sm_mhz": round(meter.clock * gpu.max_sm_mhz) if busy else gpu.idle_sm_mhz,
         "mem_mhz": gpu.mem_mhz,
         "temp_c": round(30 + 40 * (meter.power_w - gpu.idle_w) / (gpu.max_w - gpu.idle_w)),
-        "clk_event_mask": 0 if busy else _CLOCK_EVENT_GPU_IDLE,
-        "thr_sw_power_ns": 0,
+        "clk_event_mask": (_CLOCK_EVENT_SW_POWER_CAP if meter.clock < 1 else 0) if busy else _CLOCK_EVENT_GPU_IDLE,
+        "thr_sw_power_ns": round(meter.throttled_ns),
         "thr_sw_therm_ns": 0,
         "thr_hw_therm_ns": 0,
         "thr_hw_brake_ns": 0,
     }
 
 
-def _host(meters: Sequence[GpuMeter], up_s: float) -> dict[str, float]:
+def _host(meters: Sequence[GpuMeter], front: Stages, started_ns: int, now_ns: int) -> dict[str, float]:
     replicas = [meter.replica for meter in meters]
+    speedup = replicas[0].engine.speedup
     generated = sum(replica.generated_tokens for replica in replicas)
     prompts = sum(replica.prompt_tokens for replica in replicas)
     requests = sum(replica.finished + replica.cancelled for replica in replicas)
     gpu_s = sum(meter.busy_s for meter in meters)
-    user_s = _ENGINE_LOOP_SHARE * gpu_s + _USER_S_PER_TOKEN * generated
-    system_s = _SYSTEM_S_PER_TOKEN * generated
+    user_s = _ENGINE_LOOP_SHARE * gpu_s + _USER_S_PER_TOKEN * generated / speedup + front.cpu_ns(now_ns) / 1e9
+    system_s = _SYSTEM_S_PER_TOKEN * generated / speedup
+    idle_s = _CPUS * (now_ns - started_ns) / 1e9 - user_s - system_s
+    waited_s = min(idle_s, front.io_ns(now_ns) / 1e9)  # a CPU that waits for I/O is an idle one
+    on_cpu, in_io = front.at_work(now_ns)
     return {
         "cpu_user_ticks": int(user_s * _TICKS_PER_S),
         "cpu_nice_ticks": 0,
         "cpu_sys_ticks": int(system_s * _TICKS_PER_S),
-        "cpu_idle_ticks": int((_CPUS * up_s - user_s - system_s) * _TICKS_PER_S),
-        "cpu_iowait_ticks": 0,
+        "cpu_idle_ticks": int((idle_s - waited_s) * _TICKS_PER_S),
+        "cpu_iowait_ticks": int(waited_s * _TICKS_PER_S),
         "cpu_irq_ticks": 0,
         "cpu_steal_ticks": 0,
-        "procs_running": 1 + sum(meter.util > 0 for meter in meters),
-        "procs_blocked": 0,
+        "procs_running": 1 + sum(meter.util > 0 for meter in meters) + on_cpu,
+        "procs_blocked": in_io,
         "mem_total_b": _MEMORY_B,
         "mem_available_b": _MEMORY_B - _SERVER_MEMORY_B * len(meters),
         "swap_free_b": 0,

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 
 from loadgen.errors import LoadgenError, UsageError
 from loadgen.record import Outcome
+
+
+class Kind(StrEnum):
+    """What was asked for."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    PREDICT = "predict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +35,23 @@ class TruthRow:
     last_token_ns: int | None = None
     prompt_tokens: int | None = None
     output_tokens: int = 0  # written, or in the answer
-    outcome: Outcome  # OK, CANCELLED (the client left) or HTTP_ERROR
+    outcome: Outcome  # what the client must see; CANCELLED: it left
     status: int | None = None
     late_tokens: int = 0  # written more than 5 ms after they were due
     late_max_us: int = 0  # the worst lateness
+    kind: Kind
+    fault: str | None = None
+    fault_us: int | None = None  # how long a stall or a delay lasts
+    network_us: int | None = None  # each way
+    preprocess_wait_us: int | None = None  # for a CPU worker
+    preprocess_us: int | None = None
+    io_us: int | None = None
+    queue_us: int | None = None  # from then, and a delay, to the first admission
+    compute_us: int | None = None  # from then to the last token's instant, preemptions included
+    cached_tokens: int | None = None  # of the prompt, that the prefix cache had
+    preemptions: int = 0
+    emissions: int = 0  # writes that `late_tokens` is counted over: of a token, or of a whole answer
+    speedup: float  # all modelled times were divided by it
 
 
 _COLUMNS = [field.name for field in fields(TruthRow)]

@@ -8,6 +8,7 @@ taken at the read, to CLOCK_MONOTONIC. Under TLS, or where the option is missing
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket as stdlib_socket
 import ssl
 import struct
@@ -47,7 +48,7 @@ class Target:
             port=parts.port or (443 if secure else 80),
             authority=parts.netloc,
             base_path=parts.path.rstrip("/"),
-            tls=gevent_ssl.create_default_context() if secure else None,
+            tls=_tls_context() if secure else None,
         )
 
 
@@ -55,9 +56,12 @@ class Connection:
     """An open connection. `*_us` are the phases of opening it; `kernel_stamps` says whose clock stamps the reads."""
 
     def __init__(self, target: Target) -> None:
-        """Raises OSError (socket.gaierror, ConnectionError, ssl.SSLError among them)."""
+        """Raises OSError (socket.gaierror, ConnectionError among them; ssl.SSLError for all of the TLS handshake)."""
         started = time.monotonic_ns()
-        addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
+        try:
+            addresses = socket.getaddrinfo(target.host, target.port, 0, stdlib_socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise stdlib_socket.gaierror(stdlib_socket.EAI_NONAME, "not a valid host name") from error
         resolved = time.monotonic_ns()
         self._socket = _connect(addresses)
         connected = time.monotonic_ns()
@@ -68,11 +72,12 @@ class Connection:
         try:
             self._socket.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
             if target.tls is not None:
-                self._socket = target.tls.wrap_socket(self._socket, server_hostname=target.host)
+                self._socket = _handshake(target.tls, self._socket, target.host)
                 self.tls_us = (time.monotonic_ns() - connected) // 1000
             else:
                 with contextlib.suppress(OSError):
                     self._socket.setsockopt(stdlib_socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE_RECEIVE)
+                    _keep_stamping()
                     self.kernel_stamps = True
         except BaseException:
             self._socket.close()
@@ -117,3 +122,31 @@ def _connect(addresses: list[tuple[int, int, int, str, tuple[str, int]]]) -> soc
         else:
             return attempt
     raise failure or OSError("the name has no address")
+
+
+@functools.cache
+def _keep_stamping() -> stdlib_socket.socket:
+    """A socket that is never used: while one asks for stamps, the kernel makes them.
+
+    It begins to some time after the first one asked, and ends with the last: what arrives before is stamped when it is
+    read. A lone connection to a server that closes it after each answer would always be a new first one.
+    """
+    keeper = stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM)
+    keeper.setsockopt(stdlib_socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE_RECEIVE)
+    return keeper
+
+
+def _tls_context() -> ssl.SSLContext:
+    """Verifies certificate and host name; gevent's own, so that it waits on the loop in an unpatched process too."""
+    context: ssl.SSLContext = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    return context
+
+
+def _handshake(context: ssl.SSLContext, plain: socket.socket, host: str) -> gevent_ssl.SSLSocket:
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise ssl.SSLError(error.errno, f"connection lost in the handshake: {error.strerror}") from error

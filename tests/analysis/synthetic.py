@@ -37,7 +37,7 @@ def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
         "target": {"url": "http://127.0.0.1:8000", "model": "m", "simulated": False, "simulator": None},
         "plan": closed_plan(tuple(levels), 20.0, None, 120.0, 0).to_dict(),
         "options": {},
-        "workers": 2,
+        "workers": 1,
         "versions": {"locust": "2.47.0"},
         "source_revision": None,
         "host": {"cpus": 2, "kernel": "6.1"},
@@ -47,7 +47,7 @@ def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
 
 
 def make(run: Path, levels: Sequence[int] = (10,), step_s: float = 20.0, **changes: Any) -> Path:
-    """A run directory with complete steps of `step_s` seconds one after the other and nothing else.
+    """A run directory with complete steps of `step_s` seconds one after the other and empty shards of one worker.
 
     Each is asked for at its start and held from then on; with the usual warm-up the last 15 of 20 s are measured.
     """
@@ -55,6 +55,9 @@ def make(run: Path, levels: Sequence[int] = (10,), step_s: float = 20.0, **chang
     for folder in (rundir.REQUESTS, rundir.WORKERS, rundir.TELEMETRY, rundir.LOGS):
         (run / folder).mkdir()
     rundir.write_manifest(run, manifest(levels, **changes))
+    write_requests(run, [])
+    write_health(run, [])
+    (run / rundir.STEPS).touch()
     for number, level in enumerate(levels):
         for what, t in (("ramp", number * step_s), ("begin", number * step_s), ("end", (number + 1) * step_s)):
             step(run, number, level, what, t)
@@ -149,6 +152,83 @@ def server(t: float, engine: str = "", **values: Any) -> dict[str, Any]:
     return stamps | {"engine": engine} | usual | values
 
 
+def host(t: float, busy_share: float = 0.4, **values: Any) -> dict[str, Any]:
+    """Two CPUs of 100 ticks a second: `busy_share` of them in user mode, 5 % in iowait, 1 % stolen, the rest idle."""
+    ticks = round(t * 200)
+    usual = {
+        "cpu_user_ticks": round(ticks * (busy_share - 0.01)),
+        **dict.fromkeys(("cpu_nice_ticks", "cpu_sys_ticks", "cpu_irq_ticks"), 0),
+        "cpu_idle_ticks": round(ticks * (0.95 - busy_share)),
+        "cpu_iowait_ticks": round(ticks * 0.05),
+        "cpu_steal_ticks": round(ticks * 0.01),
+        "cpu_max_busy_pct": 60.0,
+        "psi_cpu_some_us": round(t * 250_000),
+        "psi_io_some_us": round(t * 10_000),
+        "psi_mem_some_us": 0,
+        "mem_total_b": 32 * GIB,
+        "mem_available_b": 24 * GIB,
+    }
+    return {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000} | usual | values
+
+
+def agent(t: float, cpu_share: float = 0.01, **values: Any) -> dict[str, Any]:
+    """Ten ticks a second, none skipped."""
+    usual = {
+        "cpu_us": round(t * cpu_share * 1e6),
+        "rss_b": 20 << 20,
+        "ticks": round(t * 10),
+        "overruns": 0,
+        "dropped": 0,
+    }
+    return {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000} | usual | values
+
+
+def hello(run: Path, name: str, gpus: int = 0, simulated: bool = False) -> None:
+    folder = run / rundir.TELEMETRY / name
+    folder.mkdir(exist_ok=True)
+    facts = {"host": name, "simulated": simulated, "gpus": [{"index": k} for k in range(gpus)]}
+    (folder / "hello.json").write_text(json.dumps(facts))
+
+
+def whole(run: Path) -> Path:
+    """A run of the simulator with every file that one has: two workers, two steps, one agent, some failures."""
+    target = {"url": "http://127.0.0.1:8000", "model": "m", "simulated": True, "simulator": {"gpu": "L4"}}
+    counts = {"requests": 160, "failures": 8}
+    ended = {"ended_ns": at(21.0), "locust": counts, "recorded": counts}
+    make(run, (10, 20), 10.0, target=target, workers=2, options={"agents": ["local"]}, **ended)
+    for worker in (0, 1):
+        rows = [request(k / 4, seq=k, worker=worker, request_id=f"{worker}-{k}") for k in range(80)]
+        for k in range(4):
+            rows[20 * k] |= {"outcome": "HTTP_ERROR", "status": 503, "error": "HTTP 503: overloaded"}
+        write_requests(run, rows, worker, batch=20)
+        example(run, worker, "HTTP_ERROR", "HTTP 503: overloaded", '{"error": "overloaded <b>"}')
+        write_health(run, [health(float(t)) for t in range(21)], worker)
+    write_table(run, "here", "host", [host(float(t)) for t in range(21)])
+    write_table(run, "here", "agent", [agent(float(t)) for t in range(21)])
+    write_table(run, "here", "server", [server(float(t)) for t in range(21)])
+    hello(run, "here")
+    stamps = {"t0_mono_ns": at(1.0), "t1_mono_ns": at(1.0)}
+    for table, rows in (
+        ("gpu_fast", [gpu(k / 5, index) for k in range(105) for index in (0, 1)]),
+        ("gpu_slow", [stamps | {"gpu_uuid": "GPU-0", "gpu_index": 0}]),
+        ("host", [host(float(t)) for t in range(21)]),
+    ):
+        write_table(run, "sim-0", table, rows, simulated="true")
+    hello(run, "sim-0", gpus=2, simulated=True)
+    truth(run, [(k / 8, 10, 0) for k in range(160)])
+    event(run, "agent_started", "agent local samples here", -1.0)
+    for t in (-1.0, 20.0):
+        probe = {"t0_ns": at(t), "t1_ns": at(t) + 1000, "t2_ns": at(t) + 2000, "t3_ns": at(t) + 3000}
+        rundir.append_line(run / rundir.CLOCKS, {"host": "here", **probe})
+    return run
+
+
+def example(run: Path, worker: int, outcome: str, error: str, raw: str, t: float = 1.0) -> None:
+    line = {"t_ns": at(t), "outcome": outcome, "error": error, "raw": raw, "request_id": "r", "status": 503, "more": 1}
+    with (run / rundir.REQUESTS / f"worker-{worker}.errors.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def truth(run: Path, rows: Iterable[tuple[float, int, int]]) -> Path:
     """`rows` are (received at second, output tokens, late tokens)."""
     path = run / rundir.TRUTH
@@ -162,6 +242,7 @@ def truth(run: Path, rows: Iterable[tuple[float, int, int]]) -> Path:
 
 def _write(path: Path, columns: Sequence[Any], rows: list[dict[str, Any]], batch: int, facts: dict[str, str]) -> None:
     metadata = {"host": "here", "boot_id": BOOT, "realtime_ns": "0", "monotonic_ns": "0"} | facts
+    path.unlink(missing_ok=True)
     writer = ShardWriter(path, arrow_schema([(column.name, column.type) for column in columns], metadata))
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]

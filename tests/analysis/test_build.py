@@ -145,7 +145,7 @@ def test_thirty_steps(tmp_path: Path) -> None:
     levels = list(range(1, 31))
     run = syn.make(tmp_path / "run", levels, step_s=2.0)
     syn.write_requests(run, [syn.request(k / 10, ttft_ms=k // 20 + 1) for k in range(600)])
-    built = build(run)
+    built = build(run, figures=False)
     assert [step["level"] for step in built.summary["steps"]] == levels
     assert [step["ttft_ms"]["p50"] for step in built.summary["steps"]] == levels
 
@@ -156,12 +156,12 @@ def test_a_killed_run_ends_with_its_last_record(tmp_path: Path) -> None:
     syn.step(run, 0, 10, "begin", 2.0)
     path = syn.write_requests(run, [syn.request(2 + k / 10, ttft_ms=100, gaps_ms=()) for k in range(100)], batch=10)
     path.write_bytes(path.read_bytes()[:-500])
-    built = build(run)
+    built = build(run, figures=False)
     (step,) = built.summary["steps"]
     assert step["end_s"] == pytest.approx(11.0)  # the last whole batch began its last request at 10.9 s
     assert step["begin_s"] == pytest.approx(2 + 0.25 * 9)
     assert "no_step_end" in codes(step)
-    assert codes(built.summary) == ["not_finished", "data_problem"]
+    assert codes(built.summary) == ["not_finished", "damage"]
 
 
 def test_an_interrupted_ramp_has_no_figures(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_gpu_figures_and_effective_vram(thousand: Path) -> None:
     rows = [syn.gpu(k / 10, util_pct=20.0 if k < 100 else 80.0, energy_mj=round(k / 10 * 250_000)) for k in range(201)]
     syn.write_table(thousand, "here", "gpu_fast", rows)
     syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
-    built = build(thousand)
+    built = build(thousand, figures=False)
     (step,) = built.summary["steps"]
     (gpu,) = step["gpus"]
     assert (gpu["host"], gpu["uuid"], gpu["index"], gpu["simulated"]) == ("here", "GPU-0", 0, False)
@@ -241,7 +241,7 @@ def test_simulated_gpus_are_called_so_wherever_they_are_shown(thousand: Path) ->
     syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
     syn.write_table(thousand, "real", "gpu_fast", [syn.gpu(k / 10, 1) for k in range(201)])
     syn.truth(thousand, [(k / 10, 100, 0 if k % 2 else 3) for k in range(200)])
-    built = build(thousand)
+    built = build(thousand, figures=False)
     (step,) = built.summary["steps"]
     assert built.summary["simulated_gpu"] and codes(built.summary) == ["simulated_gpu"]
     assert [(gpu["host"], gpu["simulated"]) for gpu in step["gpus"]] == [("real", False), ("sim-0", True)]
@@ -297,6 +297,7 @@ def test_load_that_was_not_delivered_is_said_so(tmp_path: Path) -> None:
 def test_a_lost_worker_and_a_count_that_differs_are_said_so(tmp_path: Path) -> None:
     counts = {"locust": {"requests": 10, "failures": 0}, "recorded": {"requests": 9, "failures": 0}}
     run = syn.make(tmp_path / "run", levels=(10, 20), **counts)
+    syn.write_requests(run, [syn.request(6.0 + k) for k in range(9)])
     syn.event(run, "worker_lost", "worker 1 was lost", 25.0)
     summary = summarise(run)
     assert [("worker_lost" in codes(step)) for step in summary["steps"]] == [False, True]
@@ -312,18 +313,21 @@ def test_few_requests_name_the_percentiles_that_they_do_not_bound(tmp_path: Path
 
 def test_the_report_is_whole_self_contained_and_replaced(thousand: Path) -> None:
     syn.write_table(thousand, "here", "gpu_fast", [syn.gpu(k / 10) for k in range(201)])
+    syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
+    syn.write_table(thousand, "here", "host", [syn.host(float(k)) for k in range(21)])
     stale = thousand / "report" / "figures" / "stale.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
     built = build(thousand)
     assert not stale.exists()
     names = sorted(str(path.relative_to(thousand / "report")) for path in (thousand / "report").rglob("*.*"))
-    pictures = ["gpu_vs_concurrency", "latency_vs_concurrency", "qps_vs_concurrency", "timeline"]
+    concurrency = [f"{what}_vs_concurrency" for what in ("client", "gpu", "host", "latency", "qps", "queue")]
+    pictures = [*concurrency, "throughput_latency", "timeline"]
     assert names == [
         *(f"figures/{name}.{kind}" for name in pictures for kind in ("png", "svg")),
         "report.html",
         "summary.json",
-        *(f"tables/{name}.csv" for name in ("gpus", "requests_by_outcome", "steps", "timeline")),
+        *(f"tables/{name}.csv" for name in ("gpus", "hosts", "requests_by_outcome", "steps", "timeline")),
     ]
     html = built.html.read_text()
     assert len(html) < 5_000_000
@@ -333,11 +337,11 @@ def test_the_report_is_whole_self_contained_and_replaced(thousand: Path) -> None
 
 def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run", label="<script>alert(1)</script>")
-    assert "<script>" not in build(run).html.read_text()
+    assert "<script>" not in build(run, figures=False).html.read_text()
 
 
 def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
-    build(thousand)
+    build(thousand, figures=False)
     lines = (thousand / "report" / "tables" / "timeline.csv").read_text().splitlines()
     assert lines[0].split(",") == [
         *("t_s", "users", "in_flight", "qps", "failed_qps", "output_tokens_per_s", "ttft_p50_ms", "ttft_p99_ms"),
@@ -350,6 +354,7 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
 
 SUMMARY = {
     *("schema", "run_id", "status", "reason", "target", "simulated_gpu", "steps", "clocks", "caveats"),
+    *("agents", "failures", "damage"),
 }
 STEP = {
     *("level", "unit", "begin_s", "end_s", "window_s", "requests", "ok", "errors", "cancelled", "ended_after_window"),
@@ -357,6 +362,7 @@ STEP = {
     *("ttft_ms", "ttft_ms_ok", "itl_ms", "tpot_ms", "tpot_ms_ok", "e2e_ms", "e2e_ms_ok"),
     *("client_lag_ms", "client_lag_source", "worker_cpu_pct", "coalesced_share", "tokens_per_event"),
     *("tokens_from_events_share", "simulator_late_share", "gpus", "gpu_total", "server", "caveats"),
+    *("client_lag_limit_ms", "loop_lag_ms", "hosts"),
 }
 GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),
@@ -368,7 +374,7 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     """Others read summary.json: a key that is renamed or dropped needs a new SCHEMA."""
     syn.write_table(thousand, "here", "gpu_fast", [syn.gpu(k / 10) for k in range(201)])
     syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
-    build(thousand)
+    build(thousand, figures=False)
     summary = syn.summary_of(thousand)
     (step,) = summary["steps"]
     assert summary["schema"] == 1

@@ -19,7 +19,7 @@ def test_null_stays_null_and_integers_stay_exact(tmp_path: Path) -> None:
     assert loaded.requests["intended_ns"].tolist() == [syn.at(1.0), syn.at(2.0)]
     assert loaded.requests["first_token_ns"].isna().tolist() == [False, True]
     assert loaded.gaps.offsets.tolist() == [0, 9, 9]
-    assert loaded.problems == []
+    assert loaded.damage == []
 
 
 def test_gaps_of_several_shards_and_batches_stay_with_their_requests(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_shards_of_an_unknown_schema_or_clock_are_left_out_and_said_so(tmp_path:
     syn.write_table(run, "here", "gpu_fast", [syn.gpu(1.0)], schema="99")
     loaded = load(run)
     assert loaded.requests.empty and loaded.hosts == []
-    assert len(loaded.problems) == 3
+    assert len(loaded.damage) == 3
 
 
 def test_columns_that_a_shard_lacks_are_null(tmp_path: Path) -> None:

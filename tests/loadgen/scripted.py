@@ -51,9 +51,10 @@ def stall(seconds: float) -> Script:
 class Server:
     """`requests` are those that arrived, `connections` how many connections were made."""
 
-    def __init__(self, scripts: Sequence[Script], tls: ssl.SSLContext | None) -> None:
+    def __init__(self, scripts: Sequence[Script], tls: ssl.SSLContext | None, unread: bytes) -> None:
         self._scripts = iter(scripts)
         self._tls = tls
+        self._unread = unread
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
@@ -71,7 +72,10 @@ class Server:
             try:
                 if self._tls is not None:
                     connection = self._tls.wrap_socket(connection, server_side=True)
-                while (request := _read_request(connection)) is not None:
+                if self._unread:
+                    connection.recv(1000)
+                    connection.sendall(self._unread)
+                while not self._unread and (request := _read_request(connection)) is not None:
                     self.requests.append(request)
                     if not next(self._scripts)(connection, request):
                         break
@@ -100,9 +104,12 @@ def _read_request(connection: socket.socket) -> bytes | None:
 
 
 @contextmanager
-def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """A server that answers its first request by the first script, and so on, one connection at a time."""
-    server = Server(scripts, tls)
+def serving(*scripts: Script, tls: ssl.SSLContext | None = None, unread: bytes = b"") -> Iterator[Server]:
+    """A server that answers its first request by the first script, and so on, one connection at a time.
+
+    With `unread` it answers that to the beginning of a request, and hangs up.
+    """
+    server = Server(scripts, tls, unread)
     try:
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""The judgement of chat answers: what counts as a token, as an end, as a failure."""
+"""The judgement of chat and completions answers: what counts as a token, as an end, as a failure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from loadgen.endpoints import Reader
-from loadgen.endpoints.openai import chat
+from loadgen.endpoints import Failure, Malformed, Reader
+from loadgen.endpoints.errors import body_words
+from loadgen.endpoints.openai import chat, completion
 from loadgen.record import Outcome
 
 
@@ -97,13 +98,89 @@ def test_extra_fields_win_and_null_removes() -> None:
     assert json.loads(call.body) == {"messages": [], "max_tokens": 9, "stream": True, "ignore_eos": True}
 
 
+def _text(text: object, finish: str | None = None) -> bytes:
+    return _event(object="text_completion", choices=[{"index": 0, "text": text, "finish_reason": finish}])
+
+
+def test_completions_streamed() -> None:
+    call = completion("once upon", model="m", max_tokens=4)
+    assert (call.method, call.path, call.name) == ("POST", "/v1/completions", "completions")
+    assert json.loads(call.body) == {
+        "model": "m",
+        "prompt": "once upon",
+        "max_tokens": 4,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    for stamp, data in enumerate([_text(""), _text(" a"), _text(None), _text(" time"), _text("", "stop"), USAGE, DONE]):
+        call.reader.feed(data, stamp)
+    assert call.reader.finish() is None
+    answer = call.reader.answer
+    assert (answer.stamps_ns, answer.text, answer.finish_reason) == ([1, 3], [" a", " time"], "stop")
+    assert answer.output_tokens == 3
+
+
+def test_completions_whole() -> None:
+    call = completion([1, 2], model=None, max_tokens=4, stream=False)
+    assert json.loads(call.body) == {"prompt": [1, 2], "max_tokens": 4, "stream": False}
+    call.reader.feed(json.dumps({"choices": [{"text": "x", "finish_reason": "length"}]}).encode(), 7)
+    assert call.reader.finish() is None
+    assert (call.reader.answer.stamps_ns, call.reader.answer.text) == ([7], ["x"])
+    empty = completion("a", model=None, max_tokens=4, stream=False).reader
+    empty.feed(b'{"choices": [{"text": "", "finish_reason": "stop"}]}', 7)
+    assert empty.finish() == Failure(Outcome.EMPTY, "no token, finish reason stop")
+
+
 @pytest.mark.parametrize(
-    ("body", "text"),
+    ("body", "outcome", "text"),
     [
-        (b'{"error": {"message": "no such model"}}', "no such model"),
-        (b'{"detail": "field required"}', "field required"),
-        (b"<html>\n bad  gateway", "<html> bad gateway"),
+        (b"", Outcome.EMPTY, "an empty answer"),
+        (b'{"error": {"message": "boom"}}', Outcome.STREAM_ERROR, "boom"),
+        (b'{"object": "error", "message": "boom"}', Outcome.STREAM_ERROR, "boom"),
+        (b'{"choices": [{"message": {"content": "a"}}]}', Outcome.TRUNCATED, "no finish reason"),
     ],
 )
-def test_error_bodies(body: bytes, text: str) -> None:
-    assert _reader().error_text(body) == text
+def test_whole_answers_that_are_none(body: bytes, outcome: Outcome, text: str) -> None:
+    reader = _reader(stream=False)
+    reader.feed(body, 1)
+    failure = reader.finish()
+    assert failure is not None
+    assert (failure.outcome, failure.text) == (outcome, text)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"5", b'{"choices": [5]}', b"[" * 100_000])
+def test_whole_answers_that_cannot_be_read(body: bytes) -> None:
+    reader = _reader(stream=False)
+    reader.feed(body, 1)
+    with pytest.raises(Malformed) as caught:
+        reader.finish()
+    assert caught.value.evidence == body[:4096]
+
+
+def test_the_only_event_without_its_blank_line_has_a_stamp() -> None:
+    reader = _reader()
+    reader.feed(_delta({"content": "a"}, "stop").rstrip(), 5)
+    assert reader.finish() is None
+    assert reader.answer.stamps_ns == [5]
+
+
+ERROR_WORDS = [
+    (b'{"error": {"message": "no such model", "code": 404}}', "no such model"),
+    (b'{"error": {"type": "overloaded_error"}}', "overloaded_error"),
+    (b'{"error": "text", "error_type": "validation"}', "text"),
+    (b'{"detail": "field required"}', "field required"),
+    (b'{"detail": [{"loc": ["body", 0], "msg": "bad"}, {"msg": "worse"}]}', "body.0: bad; worse"),
+    (b'{"message": "no Route"}', "no Route"),
+    (b'{"status": "down"}', '{"status": "down"}'),
+    (b'"words"', "words"),
+    (b"<html>\n bad  <b>gateway</b><script>x()</script>", "bad gateway"),
+    (b"<!DOCTYPE html><html><title> 504\nTime-out</title>", "504 Time-out"),
+    (b"Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x'"),
+    (b"[" * 4000, "[" * 1000),
+    (b"", ""),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), ERROR_WORDS)
+def test_words_of_error_bodies(body: bytes, words: str) -> None:
+    assert body_words(body) == words

@@ -70,8 +70,42 @@ def test_secrets_are_not_for_writing_down() -> None:
     header = "Authorization: Bearer s3cret\nX-Api-Key: s3cret\nX-Team: red"
     settings = parse_settings({"header": header}, simulated=False, steps_required=True)
     assert dict(settings.headers)["Authorization"] == "Bearer s3cret"
-    assert "s3cret" not in repr(settings.public())
-    assert ["X-Team", "red"] in settings.public()["headers"]
+    assert "s3cret" not in repr(settings.public_texts())
+    assert "X-Team:red" in settings.public_texts()["header"]
+    with pytest.raises(UsageError, match="give it again with --header 'Authorization"):
+        parse_settings(settings.public_texts(), simulated=False, steps_required=True)
+
+
+def test_texts_and_settings_are_each_others_inverse() -> None:
+    texts = {
+        "host": "https://h:1/base",
+        "model": "m",
+        "steps": "1,20",
+        "step_time": "90",
+        "step_requests": "500",
+        "prompt_tokens": "7",
+        "output_tokens": "8",
+        "timeout": "1m",
+        "header": "A: b\nC: d",
+        "extra_body": '{"x": [1]}',
+        "api_key_env": "KEY",
+        "method": "PUT",
+        "url_path": "/v1/p?q=1",
+        "body_template": '{"n": {{n}}}',
+        "server_time": "header:x-queue-ms,field:a.b_us",
+        "agents": "none",
+        "metrics_url": "http://h:2/m",
+        "gpus": "0,1",
+        "label": "l",
+        "notes": "n",
+        "runs_dir": "r",
+        "seed": "5",
+        "workers": "3",
+    }
+    settings = parse_settings(texts, simulated=False, steps_required=True)
+    assert parse_settings(settings.texts(), simulated=False, steps_required=True) == settings
+    assert settings.texts().keys() == texts.keys()
+    assert {option.key for option in RUN_OPTIONS} - texts.keys() == {"concurrency"}
 
 
 def test_a_url_with_a_password_is_refused() -> None:

@@ -179,6 +179,28 @@ def test_report_opens_in_a_browser_without_a_network(looked: Looked, tmp_path: P
     assert counts.get((0xD5, 0x5E, 0x00), 0) > 100, "the red of the figures' p99"
 
 
+def test_a_run_is_repeated_from_its_manifest(looked: Looked, loadgen: str, tmp_path: Path) -> None:
+    run = str(looked.run.directory)
+    command = [loadgen, "run", "--from", run, "--runs-dir", str(tmp_path), "--label", "again"]
+    secret = subprocess.run(command, capture_output=True, text=True)
+    assert secret.returncode == 2
+    assert "give it again with --header 'X-Api-Key: …'" in secret.stderr
+    command += ["--header", "X-Team: red", "--steps", "7", "--step-time", "2", "--notes", "a second look"]
+    env = {**os.environ, "TEST_API_KEY": SECRET}
+    plan = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, env=env)
+    assert plan.returncode == 0, plan.stderr
+    assert "step      7 users for 2 s" in plan.stdout
+    assert not list(tmp_path.iterdir())
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+    then, now = looked.run.manifest, json.loads((tmp_path / "latest" / "run.json").read_text())
+    assert now["scenario"] == then["scenario"]
+    assert now["target"]["simulated"]
+    assert now["notes"] == "a second look"
+    differing = {key for key in then["options"] | now["options"] if then["options"].get(key) != now["options"].get(key)}
+    assert differing == {"header", "steps", "step_time", "label", "notes", "runs_dir"}
+
+
 def test_a_users_own_scenario(loadgen: str, tmp_path: Path) -> None:
     (tmp_path / "words.py").write_text("TEXT = 'one two three'\n")
     own = (ROOT / "scenarios" / "chat.py").read_text()

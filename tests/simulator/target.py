@@ -73,10 +73,20 @@ def chat(prompt: str = "one two three", max_tokens: int = 5, **fields: Any) -> d
     return {"model": "sim-8b", "messages": messages, "max_tokens": max_tokens, "stream": True, **fields}
 
 
-def request_bytes(body: dict[str, Any] | str, request_id: str = "", version: str = "1.1", more: str = "") -> bytes:
+def completion(prompt: Any = "one two three", max_tokens: int = 5, **fields: Any) -> dict[str, Any]:
+    return {"model": "sim-8b", "prompt": prompt, "max_tokens": max_tokens, "stream": True, **fields}
+
+
+def request_bytes(
+    body: dict[str, Any] | str,
+    request_id: str = "",
+    version: str = "1.1",
+    more: str = "",
+    path: str = "/v1/chat/completions",
+) -> bytes:
     text = body if isinstance(body, str) else json.dumps(body)
     identity = f"x-request-id: {request_id}\r\n" if request_id else ""
-    head = f"POST /v1/chat/completions HTTP/{version}\r\nhost: x\r\ncontent-length: {len(text)}\r\n{identity}{more}\r\n"
+    head = f"POST {path} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(text)}\r\n{identity}{more}\r\n"
     return (head + text).encode()
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import heapq
+import math
+import random
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from loadgen.errors import UsageError
 from loadgen.simulator.config import SimulatorConfig, validate
+from loadgen.simulator.kvcache import block_keys
 from loadgen.simulator.model import Replica, Sequence
-from loadgen.simulator.profiles import BLOCK_SIZE, GPUS, engine
+from loadgen.simulator.profiles import BLOCK_SIZE, GPUS, Engine, engine
 
 L4 = engine("L4", "8b", "bf16", 128)
 WEIGHTS_B = 8_030_261_248 * 2
@@ -111,7 +116,7 @@ def test_blocks_limit_admission_and_nobody_overtakes() -> None:
     ends = finish_ns(steps)
     assert large[3].admitted_ns is not None and large[3].admitted_ns >= ends[large[0]]
     assert small.admitted_ns is not None and small.admitted_ns >= large[3].admitted_ns
-    assert replica.free_blocks == L4.blocks
+    assert replica.pool.free == L4.blocks
 
 
 def test_slots_are_never_exceeded() -> None:
@@ -173,7 +178,7 @@ def test_cancel_gives_everything_back_in_every_state() -> None:
     for left, one in zip((3, 2, 1, 0), (queued, cut, ending, decoding), strict=True):
         replica.cancel(one)
         assert replica.outstanding == left
-    assert replica.free_blocks == L4.blocks
+    assert replica.pool.free == L4.blocks
     assert [served for _, served in drain(replica)] == [[]]
     assert replica.cancelled == 4
 
@@ -223,3 +228,179 @@ def test_every_problem_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         validate(SimulatorConfig(port=-1, replicas=0, gpu="B200", model="9b", dtype="int4", slots=0, jitter=9))
     assert len(str(caught.value).splitlines()) == 7
+
+
+# Blocks run out
+
+
+def small(blocks: int, **options: Any) -> Engine:
+    """An L4 with memory for so many blocks."""
+    made = engine("L4", "8b", "bf16", 128, **options)
+    vram_b = math.ceil((made.weights_b + 2**30 + blocks * made.block_b) / 0.9) + 1
+    made = replace(made, gpu=replace(made.gpu, vram_b=vram_b))
+    assert made.blocks == blocks
+    return made
+
+
+def test_the_last_admitted_gives_way_and_is_prefilled_again() -> None:
+    replica: Replica[Sequence] = Replica(small(4))
+    first, older, younger, waiting = sequence(0, 1, 1), sequence(0, 32, 20), sequence(0, 32, 20), sequence(1, 1, 1)
+    for one in (first, older, younger, waiting):
+        replica.submit(one)
+    steps = drain(replica)
+    # Both need a third block for their first token: the older takes one of the younger's, and nobody overtakes that.
+    assert [len(served) for _, served in steps] == [1, 2] + [1] * 19 + [2] + [1] * 18
+    assert steps[20][1] == [older] and set(steps[21][1]) == {younger, waiting}
+    assert [one.preemptions for one in (older, younger, waiting)] == [0, 1, 0]
+    assert (younger.admitted_ns, younger.generated) == (steps[0][0], 20)
+    assert (replica.preemptions, replica.prompt_tokens, replica.generated_tokens) == (1, 66, 42)
+    # 32 + 1 tokens again, and the prompt of the one that waited
+    assert steps[21][0] - steps[20][0] == round((33 + 1) * PREFILL_NS + DECODE_NS)
+    assert replica.pool.free == 4
+
+
+def test_who_needs_a_block_and_is_the_last_gives_way_itself() -> None:
+    replica: Replica[Sequence] = Replica(small(4))
+    first, older, younger = sequence(0, 1, 1), sequence(0, 20, 12), sequence(0, 32, 5)
+    for one in (first, older, younger):
+        replica.submit(one)
+    steps = drain(replica)
+    assert [set(served) for _, served in steps[1:14]] == [{older, younger}] + [{older}] * 11 + [{younger}]
+    assert (older.preemptions, younger.preemptions) == (0, 1)
+
+
+def test_a_prompt_in_the_middle_of_its_prefill_gives_way_too() -> None:
+    replica: Replica[Sequence] = Replica(small(300, max_batched_tokens=256))
+    older, long, waiting = sequence(0, 15, 40), sequence(1, 298 * 16, 2), sequence(2, 1, 1)
+    for one in (older, long, waiting):
+        replica.submit(one)
+    while older.generated < 17:
+        replica.step()
+    assert (replica.pool.free, long.preemptions, long.prefilled) == (0, 0, 17 * 255)
+    replica.step()  # a third block for the older
+    assert (long.preemptions, long.queued, replica.queue[0], waiting.admitted_ns) == (1, True, long, None)
+    drain(replica)
+    assert (older.preemptions, long.generated, waiting.generated, replica.pool.free) == (0, 2, 1, 300)
+
+
+def test_cancel_of_a_preempted_one() -> None:
+    replica: Replica[Sequence] = Replica(small(4))
+    first, older, younger = sequence(0, 1, 1), sequence(0, 32, 20), sequence(0, 32, 20)
+    for one in (first, older, younger):
+        replica.submit(one)
+    replica.step()
+    replica.step()
+    assert younger.queued and younger.generated == 1
+    replica.cancel(younger)
+    drain(replica)
+    assert (older.generated, younger.generated, replica.pool.free, replica.cancelled) == (20, 1, 4, 1)
+
+
+@pytest.mark.parametrize("prefix_cache", [False, True])
+def test_whatever_comes_all_is_served_and_no_block_is_lost(prefix_cache: bool) -> None:
+    source = random.Random(7)
+    replica: Replica[Sequence] = Replica(small(60, prefix_cache=prefix_cache, max_batched_tokens=300))
+    live: list[Sequence] = []
+    counts: dict[Sequence, int] = {}
+    now_ns = 0
+    for _ in range(1500):
+        now_ns = max(now_ns, replica.due_ns or 0)
+        if source.random() < 0.3:
+            words = ["shared"] * source.randrange(200) + [str(source.random())] * source.randrange(1, 200)
+            keys = block_keys(words) if prefix_cache else ()
+            item = source.random() < 0.2
+            fresh = Sequence(
+                received_ns=now_ns,
+                prompt_tokens=0 if item else len(words),
+                max_tokens=1 if item else source.randrange(1, 200),
+                item=item,
+                keys=() if item else keys,
+            )
+            replica.submit(fresh)
+            live.append(fresh)
+        if live and source.random() < 0.02:
+            replica.cancel(live.pop(source.randrange(len(live))))
+        for served in replica.step() if replica.due_ns is not None else []:
+            counts[served] = counts.get(served, 0) + 1
+            assert served.generated == counts[served] <= served.max_tokens
+            if served.generated == served.max_tokens:
+                live.remove(served)
+        running = [one for one in live if not one.queued]
+        assert len(running) == replica.running and len(live) == replica.outstanding
+        held = sum(one.blocks for one in running)
+        assert 60 - replica.pool.free <= held if prefix_cache else 60 - replica.pool.free == held
+        for one in running:
+            assert one.blocks * BLOCK_SIZE >= one.prompt_tokens + one.generated - (one.generated == one.max_tokens)
+    assert replica.preemptions > 20
+    drain(replica)
+    assert all(one.generated == one.max_tokens for one in live)
+    assert replica.pool.free == 60 and replica.outstanding == 0
+
+
+# Options of the engine
+
+
+def test_a_cached_beginning_is_not_prefilled_again() -> None:
+    words = [f"w{index}" for index in range(64)]
+    replica: Replica[Sequence] = Replica(engine("L4", "8b", "bf16", 128, prefix_cache=True))
+
+    def first_token_ns(asked: list[str]) -> tuple[int, int]:
+        one = Sequence(received_ns=0, prompt_tokens=len(asked), max_tokens=1, keys=block_keys(asked))
+        replica.submit(one)
+        due_ns = replica.due_ns
+        replica.step()
+        return (due_ns or 0) - (one.admitted_ns or 0), one.cached_tokens
+
+    assert first_token_ns(words) == (round(64 * PREFILL_NS + DECODE_NS), 0)
+    assert first_token_ns(words) == (round(16 * PREFILL_NS + DECODE_NS), 48)  # the last token is always computed
+    assert first_token_ns([*words, "x"]) == (round(1 * PREFILL_NS + DECODE_NS), 64)
+    assert first_token_ns([*words[:20], *words]) == (round(68 * PREFILL_NS + DECODE_NS), 16)
+    assert first_token_ns(words[1:]) == (round(63 * PREFILL_NS + DECODE_NS), 0)
+    assert (replica.prefix_queries, replica.prefix_hits) == (64 + 64 + 65 + 84 + 63, 48 + 64 + 16)
+    assert replica.prompt_tokens == replica.prefix_queries
+    assert replica.pool.free == L4.blocks
+
+
+def test_the_budget_of_an_iteration_is_an_option() -> None:
+    replica: Replica[Sequence] = Replica(engine("L4", "8b", "bf16", 128, max_batched_tokens=512))
+    replica.submit(sequence(0, 1200, 1))
+    begins = [0, *(due_ns for due_ns, _ in drain(replica))]
+    gaps = [after - before for before, after in pairwise(begins)]
+    assert gaps == [round(tokens * PREFILL_NS + DECODE_NS) for tokens in (512, 512, 176)]
+
+
+def test_items_that_are_queued_when_the_gpu_is_free_are_one_batch() -> None:
+    replica: Replica[Sequence] = Replica(engine("L4", "8b", "bf16", 4))
+    items = [Sequence(received_ns=n, prompt_tokens=0, max_tokens=1, item=True) for n in range(7)]
+    for one in items:
+        replica.submit(one)
+    steps = drain(replica)
+    assert [served for _, served in steps] == [items[:1], items[1:5], items[5:]]
+    begins = [0, *(due_ns for due_ns, _ in steps)]
+    gaps = [after - before for before, after in pairwise(begins)]
+    assert gaps == [round(count * 32 * PREFILL_NS + DECODE_NS) for count in (1, 4, 2)]
+    assert (replica.predicted, replica.generated_tokens, replica.prompt_tokens, replica.finished) == (7, 0, 0, 7)
+
+
+def test_a_chat_without_words_is_no_item() -> None:
+    replica: Replica[Sequence] = Replica(L4)
+    replica.submit(sequence(0, 0, 3))
+    drain(replica)
+    assert (replica.predicted, replica.generated_tokens) == (0, 3)
+
+
+def test_a_power_limit_slows_by_the_cube_root() -> None:
+    limited = engine("L4", "8b", "bf16", 128, power_limit_w=16 + 56 / 8)
+    assert limited.clocks == pytest.approx((0.5, (1 / 8 / 0.7) ** (1 / 3)))
+    assert limited.prefill_ns_per_token == pytest.approx(2 * PREFILL_NS)
+    assert limited.decode_ns(0) == pytest.approx(DECODE_NS / limited.clocks[1])
+    assert L4.clocks == (1, 1)
+
+
+def test_speedup_divides_every_time() -> None:
+    def ends(speedup: float) -> list[int]:
+        replica: Replica[Sequence] = Replica(engine("L4", "8b", "bf16", 128, speedup=speedup), 0.02, "a")
+        replica.submit(sequence(0, 100, 50))
+        return [due_ns for due_ns, _ in drain(replica)]
+
+    assert [20 * due_ns for due_ns in ends(20)] == pytest.approx(ends(1), rel=1e-6)

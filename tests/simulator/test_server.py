@@ -216,7 +216,7 @@ def test_who_leaves_makes_room(tmp_path: Path) -> None:
         wait_for(lambda: metric(target, "vllm:num_requests_waiting") == 1)
         last.sendall(request_bytes(chat(max_tokens=1), "last"))
         wait_for(lambda: metric(target, "vllm:num_requests_waiting") == 2)
-        assert metric(target, "vllm:kv_cache_usage_perc") == pytest.approx(1876 / 2195)
+        assert 1 / 2195 - 1e-9 <= metric(target, "vllm:kv_cache_usage_perc") < 5 / 2195
         waiting.close()
         wait_for(lambda: metric(target, "vllm:num_requests_waiting") == 1)
         running.close()

@@ -1,0 +1,84 @@
+"""Plain inference over HTTP: one request of any method and path, one answer, mostly JSON; no tokens, no stream.
+
+An answer is well with a 2xx and a whole body of at least one byte; what the body says is not judged. Nothing of it is a
+token: the columns of tokens stay null, TTFT among them, and `first_byte_ns` is when the server began to answer.
+
+A template is JSON text in which {{prompt}}, {{id}}, {{seed}} and {{n}} are replaced: texts stand in the quotes of a
+JSON string, numbers in it or bare. `{"inputs": "{{prompt}}", "parameters": {"seed": {{seed}}}}`. No clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadgen.endpoints import Answer, Call, Failure, Reader
+from loadgen.record import Outcome
+
+METHODS = ("GET", "POST", "PUT")
+DEFAULT_TEMPLATE = '{"prompt": "{{prompt}}"}'
+PLACEHOLDERS = ("prompt", "id", "seed", "n")
+
+_PLACEHOLDER = re.compile(r"\{\{ *(\w*) *\}\}")
+# A longer answer is not kept, so fields of it are not found.
+_KEPT_BYTES = 1 << 20
+
+
+def call(method: str, path: str, body: bytes = b"", *, name: str = "predict") -> Call:
+    """A call of `path` below the endpoint; without a body it has no Content-Type either."""
+    headers = (("Content-Type", "application/json"),) if body else ()
+    return Call(name, method, path, (*headers, ("Accept", "*/*")), body, _Body())
+
+
+def render(template: str, values: Mapping[str, str | int]) -> bytes:
+    """The template with `values`, one for each of PLACEHOLDERS, as they are written in JSON."""
+    literals, names = _parts(template)
+    pieces = [literals[0]]
+    for name, literal in zip(names, literals[1:], strict=True):
+        value = values[name]
+        pieces += [json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else str(value), literal]
+    return "".join(pieces).encode()
+
+
+def check_template(template: str) -> None:
+    """Raises ValueError with one sentence."""
+    if unknown := [name for name in _parts(template)[1] if name not in PLACEHOLDERS]:
+        known = ", ".join(f"{{{{{name}}}}}" for name in PLACEHOLDERS)
+        raise ValueError(f"{{{{{unknown[0]}}}}} is no placeholder: give {known}")
+    try:
+        json.loads(render(template, {"prompt": "a", "id": "a", "seed": 1, "n": 1}))
+    except ValueError as error:
+        raise ValueError(
+            f"no JSON when it is filled in ({error}): put {{{{prompt}}}} and {{{{id}}}} in quotes"
+        ) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The text around the placeholders, and their names."""
+    pieces = _PLACEHOLDER.split(template)
+    return tuple(pieces[::2]), tuple(pieces[1::2])
+
+
+class _Body(Reader):
+    def __init__(self) -> None:
+        self.answer = Answer(has_tokens=False)
+        self._size = 0
+        self._body = bytearray()
+
+    def feed(self, body: bytes, stamp_ns: int) -> None:
+        self._size += len(body)
+        if self._size <= _KEPT_BYTES:
+            self._body += body
+
+    def finish(self) -> Failure | None:
+        return None if self._size else Failure(Outcome.EMPTY, "an empty answer")
+
+    def messages(self) -> Sequence[Any]:
+        try:
+            return [json.loads(self._body)] if 0 < self._size <= _KEPT_BYTES else []
+        except (ValueError, RecursionError):
+            return []

@@ -1,0 +1,36 @@
+"""Plain JSON inference: --method, --url-path and --body-template say what is sent, --header adds headers.
+
+    loadgen run predict --host http://gpu1:8080 --body-template '{"inputs": "{{prompt}}", "seed": {{seed}}}'
+
+{{prompt}} is --prompt-tokens words, {{id}} 32 hex digits, {{seed}} a number that follows from --seed, all of them new
+for each request; {{n}} is the request's ordinal in its worker, from 0.
+"""
+
+import itertools
+import secrets
+
+from locust import task
+
+from loadgen.endpoints import plain
+from loadgen.prompts import synthetic
+from loadgen.users import ModelUser
+
+_ordinals = itertools.count()
+
+
+class PredictUser(ModelUser):
+    @task
+    def predict(self) -> None:
+        settings = self.settings
+        body = b""
+        if settings.body_template is not None:
+            body = plain.render(
+                settings.body_template,
+                {
+                    "prompt": synthetic.prompt(self.random, settings.prompt_tokens),
+                    "id": secrets.token_hex(16),
+                    "seed": self.random.getrandbits(31),
+                    "n": next(_ordinals),
+                },
+            )
+        self.send(plain.call(settings.method, settings.url_path, body))

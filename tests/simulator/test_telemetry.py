@@ -1,0 +1,114 @@
+"""Sensors by a manual clock: power and clocks at a limit, leaks, and what the stages do to the host's counters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loadgen.simulator.model import Replica, Sequence
+from loadgen.simulator.profiles import Engine, engine
+from loadgen.simulator.stages import Stages
+from loadgen.simulator.telemetry import GpuMeter, render
+
+S = 1_000_000_000
+L4 = engine("L4", "8b", "bf16", 128)
+
+
+def busy(model: Engine, output: int = 10_000, prompt: int = 1) -> Replica[Sequence]:
+    replica: Replica[Sequence] = Replica(model)
+    replica.submit(Sequence(received_ns=0, prompt_tokens=prompt, max_tokens=output))
+    return replica
+
+
+def run_until(replica: Replica[Sequence], now_ns: int) -> None:
+    while replica.due_ns is not None and replica.due_ns <= now_ns:
+        replica.step()
+
+
+def rows(meter: GpuMeter, now_ns: int, front: Stages | None = None) -> dict[str, Any]:
+    answer = json.loads(render([meter], [front or Stages(0, 0, 1, 0)], 8, 0, now_ns))
+    [host] = answer["hosts"]
+    return {"speedup": answer["speedup"]} | host["gpu_fast"][0] | host["gpu_slow"][0] | host["host_counters"]
+
+
+def told(replica: Replica[Sequence], **leak: float) -> dict[str, Any]:
+    meter = GpuMeter(replica, 0, **leak)  # type: ignore[arg-type]
+    run_until(replica, 10 * S)
+    meter.advance(10 * S)
+    return rows(meter, 10 * S)
+
+
+def test_without_a_limit_the_clock_is_the_highest() -> None:
+    row = told(busy(L4))
+    assert row["power_mw"] == pytest.approx(16_000 + 0.7 * 56_000, rel=0.001)
+    assert (row["sm_mhz"], row["clk_event_mask"], row["thr_sw_power_ns"], row["power_limit_mw"]) == (2040, 0, 0, 72_000)
+    assert row["energy_mj"] == pytest.approx(10 * row["power_mw"], rel=0.001)
+
+
+def test_at_its_limit_a_gpu_draws_that_and_lowers_its_clock() -> None:
+    limited = engine("L4", "8b", "bf16", 128, power_limit_w=16 + 0.7 * 56 / 8)
+    row = told(busy(limited))
+    assert row["power_mw"] == row["power_limit_mw"] == pytest.approx(16_000 + 700 * 7)
+    assert row["sm_mhz"] == 1020
+    assert (row["clk_event_mask"], row["thr_sw_power_ns"]) == (4, pytest.approx(10 * S))
+
+
+def test_a_limit_between_the_two_throttles_computing_alone() -> None:
+    limited = engine("L4", "8b", "bf16", 128, power_limit_w=16 + 0.75 * 56)
+    row = told(busy(limited, output=1, prompt=20_000))
+    compute_s = 20_000 * limited.prefill_ns_per_token / 1e9
+    assert row["thr_sw_power_ns"] == pytest.approx(compute_s * S, rel=0.001)
+    assert 2040 * 0.75 ** (1 / 3) < row["sm_mhz"] < 2040
+
+
+def test_an_idle_gpu() -> None:
+    row = told(Replica(L4))
+    assert (row["util_pct"], row["power_mw"], row["sm_mhz"], row["clk_event_mask"]) == (0, 16_000, 210, 1)
+
+
+def test_leaks_grow_by_time_and_by_request_up_to_the_card() -> None:
+    assert told(Replica(L4))["mem_used_b"] == L4.vram_used_b
+    assert told(Replica(L4), leak_b_per_s=1000)["mem_used_b"] == L4.vram_used_b + 10_000
+    replica = busy(L4, output=2)
+    left = Sequence(received_ns=0, prompt_tokens=1, max_tokens=9)
+    replica.submit(left)
+    replica.cancel(left)
+    assert told(replica, leak_b_per_request=500)["mem_used_b"] == L4.vram_used_b + 1000
+    assert told(Replica(L4), leak_b_per_s=1e12)["mem_used_b"] == L4.gpu.vram_b
+
+
+def test_preprocessing_is_cpu_time_and_io_is_iowait() -> None:
+    front = Stages(0, 2 * S, 4, 3 * S)
+    for _ in range(4):
+        front.enter(0)
+    meter = GpuMeter(Replica(L4), 0)
+    early, late, done = (rows(meter, at * S, front) for at in (1, 4, 9))
+    assert [row["cpu_user_ticks"] for row in (early, late, done)] == [400, 800, 800]
+    assert [row["cpu_iowait_ticks"] for row in (early, late, done)] == [0, 800, 1200]
+    assert [(row["procs_running"], row["procs_blocked"]) for row in (early, late, done)] == [(5, 0), (1, 4), (1, 0)]
+    for row, at in ((early, 1), (late, 4), (done, 9)):
+        assert sum(value for name, value in row.items() if name.endswith("_ticks")) == pytest.approx(9600 * at, abs=2)
+
+
+def test_more_io_than_idle_cpus_fills_them_and_no_more() -> None:
+    front = Stages(0, 0, 1, 10 * S)
+    for _ in range(200):
+        front.enter(0)
+    row = rows(GpuMeter(Replica(L4), 0), 1 * S, front)
+    assert (row["cpu_iowait_ticks"], row["cpu_idle_ticks"], row["procs_blocked"]) == (9600, 0, 200)
+
+
+def test_a_network_delay_is_how_late_the_sensors_are() -> None:
+    replica = busy(L4)
+    meter = GpuMeter(replica, 0, behind_ns=1 * S)
+    run_until(replica, 3 * S)
+    meter.advance(4 * S)
+    assert meter.util == pytest.approx(0.75)
+
+
+def test_sped_up_it_says_so_and_draws_the_same() -> None:
+    row = told(busy(engine("L4", "8b", "bf16", 128, speedup=10)))
+    assert (row["speedup"], row["util_pct"]) == (10, 100)
+    assert row["power_mw"] == pytest.approx(16_000 + 0.7 * 56_000, rel=0.001)

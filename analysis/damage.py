@@ -185,8 +185,8 @@ def missing(run_dir: Path, manifest: Mapping[str, Any], began: bool) -> list[Dam
         elif path.suffix == ".jsonl" and not path.stat().st_size:
             found.append(Damage(name, f"it is empty: {loss}"))
 
-    agents = (manifest["options"] or {}).get("agents")
-    agents = agents if isinstance(agents, list) else []
+    given = (manifest["options"] or {}).get("agents")
+    agents = [name for name in given.split(",") if name != "none"] if isinstance(given, str) else []
     if began or manifest["status"] == rundir.COMPLETE:
         workers = range(min(manifest["workers"] or 0, 10_000))
         for folder, loss in (

@@ -102,10 +102,17 @@ def prepare(scenario: Path, settings: Settings, say: Callable[[str], None]) -> t
         "url": settings.host,
         "model": model,
         "simulated": simulated,
-        "simulator": asdict(_SIMULATOR) if simulated else None,
+        "simulator": _model_of(_SIMULATOR) if simulated else None,
     }
     rundir.write_manifest(run, new_manifest(run, scenario, target, settings, settings.workers))
     return run, settings
+
+
+def _model_of(simulator: SimulatorConfig) -> dict[str, Any]:
+    """What is modelled; not where it listens and logs, and no key."""
+    return {
+        name: value for name, value in asdict(simulator).items() if name not in ("host", "port", "truth", "api_key")
+    }
 
 
 def _compile(scenario: Path) -> None:

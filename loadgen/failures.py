@@ -30,7 +30,7 @@ _PLACEHOLDERS = (
     (re.compile(r"""(?<!\w)(?:'[^']*'|"[^"]*"|`[^`]*`|‘[^’]*’|“[^”]*”)(?!\w)"""), "<name>"),
     # A UUID, hex digits, or a long word of letters and digits.
     (re.compile(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE), "<id>"),
-    (re.compile(r"\b(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[A-Za-z0-9_-]{8,}\b"), "<id>"),
+    (re.compile(r"\b(?=[A-Za-z_-]{0,40}\d)(?=[\d_-]{0,40}[A-Za-z])[A-Za-z0-9_-]{8,}\b"), "<id>"),
     (re.compile(r"(?<!\d)(?<!^HTTP )\d+(?:[.,:]\d+)*"), "<n>"),
 )
 

@@ -6,6 +6,7 @@ status last. Times of steps.jsonl and events.jsonl are CLOCK_MONOTONIC ns of the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -125,7 +126,7 @@ def finish(run: Path, status: str, reason: str | None = None, **facts: Any) -> N
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that lines of several processes never mix. Raises OSError."""
-    data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+    data = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(descriptor).st_size
@@ -142,13 +143,9 @@ def log_event(run: Path, kind: str, text: str, **facts: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file; a cut last line is left out, a missing file is empty."""
-    if not path.exists():
-        return []
+    """The JSON objects of a file, a line each; other lines are left out, a missing file is empty."""
     lines = []
-    for text in path.read_text(errors="replace").splitlines():
-        try:
+    for text in path.read_bytes().split(b"\n") if path.exists() else ():
+        with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]

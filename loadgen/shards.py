@@ -25,6 +25,7 @@ _TYPES = {
 }
 
 
+_UNREADABLE = (pa.ArrowException, OSError, MemoryError)
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
@@ -96,15 +97,15 @@ def read_shard(path: Path) -> tuple[pa.Table | None, str | None]:
     The table is None when not even the schema can be read.
     """
     try:
-        with path.open("rb") as file:
-            stream = pa.ipc.open_stream(file)
-            batches: list[pa.RecordBatch] = []
-            problem = None
-            try:
-                for batch in stream:
-                    batches.append(batch)
-            except (pa.ArrowInvalid, OSError) as error:
-                problem = f"{path.name}: cut after {sum(b.num_rows for b in batches)} rows ({error})"
-            return pa.Table.from_batches(batches, schema=stream.schema), problem
-    except (pa.ArrowInvalid, OSError) as error:
+        # In memory at once: a length that is garbage then cannot ask for more than there is.
+        stream = pa.ipc.open_stream(pa.py_buffer(path.read_bytes()))
+    except _UNREADABLE as error:
         return None, f"{path.name}: cannot be read ({error})"
+    batches: list[pa.RecordBatch] = []
+    problem = None
+    try:
+        for batch in stream:
+            batches.append(batch)
+    except _UNREADABLE as error:
+        problem = f"{path.name}: cut after {sum(b.num_rows for b in batches)} rows ({error})"
+    return pa.Table.from_batches(batches, schema=stream.schema), problem

@@ -195,7 +195,7 @@ def whole(run: Path) -> Path:
     target = {"url": "http://127.0.0.1:8000", "model": "m", "simulated": True, "simulator": {"gpu": "L4"}}
     counts = {"requests": 160, "failures": 8}
     ended = {"ended_ns": at(21.0), "locust": counts, "recorded": counts}
-    make(run, (10, 20), 10.0, target=target, workers=2, options={"agents": ["local"]}, **ended)
+    make(run, (10, 20), 10.0, target=target, workers=2, options={"agents": "local"}, **ended)
     for worker in (0, 1):
         rows = [request(k / 4, seq=k, worker=worker, request_id=f"{worker}-{k}") for k in range(80)]
         for k in range(4):

@@ -94,7 +94,7 @@ def derive(run: Run) -> Requests:
     tokens = np.where(np.isnan(tokens), np.where(np.isnan(events), chunks, events), tokens)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_chunk = np.where((chunks > 0) & (tokens > 0), tokens / chunks, 1.0)
-        tpot = np.where(tokens > 1, (at["last_token"] - at["first_token"]) / (tokens - 1), np.nan)
+        tpot = np.where((tokens > 1) & (chunks > 1), (at["last_token"] - at["first_token"]) / (tokens - 1), np.nan)
     frame = pd.DataFrame(
         {
             "intended_s": at["intended"],
@@ -112,7 +112,9 @@ def derive(run: Run) -> Requests:
             "tokens": tokens,
             "chunks": chunks,
             "per_chunk": per_chunk,
-            "counted": (raw["token_source"] == "usage").to_numpy(dtype=bool, na_value=False),
+            # Plain inference has no tokens: nothing was to be counted.
+            "uncounted": (raw["token_source"] == "events").to_numpy(dtype=bool, na_value=False),
+            "server_times_us": raw["server_times_us"],
             "read_lag_ms": raw["read_lag_us"].to_numpy(dtype=np.float64, na_value=np.nan) / 1e3,
             "coalesced": raw["coalesced_reads"].to_numpy(dtype=np.float64, na_value=0.0),
         }
@@ -187,7 +189,11 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "qps": _rate(int(ended["ok"].sum()), window),
         "attempted_qps": _rate(int((~ended["cancelled"]).sum()), window),
         "failed_qps": _rate(int(ended["failed"].sum()), window),
-        "output_tokens_per_s": _rate(float(tokens_arrived(requests, edges)[0]), window),
+        "output_tokens_per_s": (
+            _rate(float(tokens_arrived(requests, edges)[0]), window)
+            if good.empty or (good["tokens"] > 0).any()
+            else None
+        ),
         "in_flight_mean": _in_flight(frame, edges)[0],
         "ttft_ms": describe(latencies(mine, "ttft_ms")),
         "ttft_ms_ok": describe(latencies(good, "ttft_ms")),
@@ -196,19 +202,29 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "tpot_ms_ok": describe(latencies(good, "tpot_ms")),
         "e2e_ms": describe(latencies(mine, "e2e_ms")),
         "e2e_ms_ok": describe(latencies(good, "e2e_ms")),
+        "server_times_ms": _server_times(run, good),
         "client_lag_ms": {f"p{p}": percentile(lags, p) for p in (50, 99)} if lags.size else loop_lag,
         "client_lag_source": "read_lag" if lags.size else None if loop_lag["p99"] is None else "loop_lag",
         "loop_lag_ms": loop_lag,
         "worker_cpu_pct": _worker_cpu(run, window),
         "coalesced_share": _share(mine["coalesced"].sum(), mine["chunks"].sum()),
         "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
-        "tokens_from_events_share": _share((~good["counted"]).sum(), len(good)),
+        "tokens_from_events_share": _share(good["uncounted"].sum(), len(good)),
         "simulator_late_share": _simulator_late(run, window),
         "gpus": gpus,
         "gpu_total": _gpu_total([gpu for gpu in gpus if gpu["simulated"] == telemetry.simulated]),
         "server": _server_figures(telemetry.servers, edges),
         "hosts": host_figures(telemetry, edges),
     }
+
+
+def _server_times(run: Run, good: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """What the server said of its own times, by the names of --server-time, ms; OK requests only."""
+    asked = (run.manifest["options"] or {}).get("server_time")
+    names = asked.split(",") if isinstance(asked, str) else []
+    rows = [times for times in good["server_times_us"] if times is not None and len(times) == len(names)]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names)) / 1e3
+    return {name: describe(values[~np.isnan(values)]) for name, values in zip(names, table.T, strict=True)}
 
 
 def _rate(count: float, window: Window) -> float | None:

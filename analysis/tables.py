@@ -219,6 +219,16 @@ def host_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return headers, rows
 
 
+def server_times_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows, as text, of the times that the server reported; no rows when none were asked for."""
+    rows = [
+        [str(step["level"]), name, *(text(figures[stat]) for stat in ("p50", "p90", "p99", "mean"))]
+        for step in summary["steps"]
+        for name, figures in step["server_times_ms"].items()
+    ]
+    return ["users", "time", "p50 ms", "p90 ms", "p99 ms", "mean ms"], rows
+
+
 _PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")
 
 

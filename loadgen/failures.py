@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.endpoints import Failure
-from loadgen.options import SECRET_HEADERS, Settings
+from loadgen.options import Settings, is_secret
 from loadgen.rundir import append_line
 
 MAX_KINDS = 100
@@ -50,7 +50,7 @@ def storable(text: str) -> str:
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
     """What must not be written down: values of the headers that hold secrets, and their parts; the longest first."""
-    values = [value for name, value in settings.headers if name.lower() in SECRET_HEADERS]
+    values = [value for name, value in settings.headers if is_secret(name)]
     if settings.api_key_env:
         values.append(os.environ.get(settings.api_key_env, ""))
     parts = {part for value in values for part in (value, *re.split(r"[\s;,]+", value), *re.split(r"[\s;,=]+", value))}

@@ -46,6 +46,9 @@ def new_manifest(
             "prompt_tokens": settings.prompt_tokens,
             "output_tokens": settings.output_tokens,
             "extra_body": dict(settings.extra_body),
+            "method": settings.method,
+            "url_path": settings.url_path,
+            "body_template": settings.body_template,
             "simulated": target["simulated"],
         },
     }

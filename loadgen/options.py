@@ -24,7 +24,12 @@ T = TypeVar("T")
 
 ENV_PREFIX = "LOADGEN_"
 HIDDEN = "(hidden)"
-SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "cookie", "proxy-authorization")
+_SECRET = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
+
+
+def is_secret(header: str) -> bool:
+    """Whether a header of this name may hold a secret: its value is then never written down."""
+    return _SECRET.search(header) is not None
 
 
 class Option(NamedTuple):
@@ -137,7 +142,7 @@ class Settings:
 
     def public_texts(self) -> dict[str, str]:
         """`texts` for writing down: the values of headers that hold secrets are left out."""
-        lines = [f"{name}:{HIDDEN if name.lower() in SECRET_HEADERS else value}" for name, value in self.headers]
+        lines = [f"{name}:{HIDDEN if is_secret(name) else value}" for name, value in self.headers]
         return {**self.texts(), **({"header": "\n".join(lines)} if lines else {})}
 
 

@@ -85,7 +85,7 @@ class Recorder:
             gevent.sleep(_FLUSH_S)
             try:
                 pool.apply(self._flush)
-            except OSError as error:
+            except Exception as error:  # whatever it is: the run must end, and say why
                 # Rows gather in memory until the end; the run is ended by whoever looks at `failure`.
                 self.failure = error
                 return

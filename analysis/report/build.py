@@ -171,6 +171,7 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
         rows=rows,
         gpu_table=tables.gpu_table(summary),
         host_table=tables.host_table(summary),
+        server_times=tables.server_times_table(summary),
         failures=tables.failure_table(summary),
         outcomes=[row for row in tables.outcomes_frame(summary).itertuples(index=False) if row.requests],
         events=[

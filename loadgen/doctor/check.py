@@ -20,7 +20,7 @@ import httpx
 
 from loadgen.endpoints import Answer, Failure
 from loadgen.errors import LoadgenError, TargetError
-from loadgen.options import SECRET_HEADERS, Settings
+from loadgen.options import Settings, is_secret
 
 CONTROL_TIMEOUT_S = 10.0
 _HIDDEN = "(hidden)"
@@ -173,7 +173,7 @@ class Case:
         if secrets and self.key is not None:
             named["authorization"] = ("Authorization", f"Bearer {self.key}")
         for name, value in (*call, *self.settings.headers):
-            if secrets or name.lower() not in SECRET_HEADERS:
+            if secrets or not is_secret(name):
                 named[name.lower()] = (name, value)
         try:
             return [(name.encode("ascii"), value.encode("latin-1")) for name, value in named.values()]
@@ -182,13 +182,11 @@ class Case:
 
     @property
     def has_secrets(self) -> bool:
-        return self.settings.api_key_env is not None or any(
-            name.lower() in SECRET_HEADERS for name, _ in self.settings.headers
-        )
+        return self.settings.api_key_env is not None or any(is_secret(name) for name, _ in self.settings.headers)
 
     def hide(self, text: str) -> str:
         """Without what must not be shown, should a server or a library repeat it."""
-        secrets = [value for name, value in self.settings.headers if name.lower() in SECRET_HEADERS]
+        secrets = [value for name, value in self.settings.headers if is_secret(name)]
         secrets += [word for value in secrets for word in value.split()[1:]]
         if self.settings.api_key_env:
             secrets.append(os.environ.get(self.settings.api_key_env, "").strip())

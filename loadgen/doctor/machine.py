@@ -128,6 +128,8 @@ def disk(case: Case) -> Finding:
     found = (
         f"at most {_size(total)} ({requests} requests at {a_request} B, and telemetry); {_size(free)} are free there"
     )
+    if not usage.f_blocks:
+        return not_applicable(f"the file system of {settings.runs_dir} does not say how large it is")
     remedy = "free some, or choose a place with more room with --runs-dir"
     if free < _LEAST_FREE_B:
         return failed(f"{_size(free)} are free under {settings.runs_dir}, a run needs {_size(_LEAST_FREE_B)}", remedy)

@@ -340,6 +340,22 @@ def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:
     assert "<script>" not in build(run, figures=False).html.read_text()
 
 
+def test_the_servers_own_times(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", options={"server_time": "header:x-queue-ms,field:compute"})
+    plain = {"ttft_ms": None, "token_source": None, "output_events": 0}
+    times = [[1000 * k, 7000 if k % 2 else None] for k in range(1, 101)]
+    syn.write_requests(
+        run, [syn.request(5 + k / 10, end_s=5.1 + k / 10, server_times_us=t, **plain) for k, t in enumerate(times)]
+    )
+    step = figures(run)
+    assert step["server_times_ms"]["header:x-queue-ms"]["p99"] == 99
+    assert step["server_times_ms"]["field:compute"] == {"p50": 7, "p90": 7, "p95": 7, "p99": 7, "mean": 7}
+    assert step["output_tokens_per_s"] is None
+    assert "tokens_from_events" not in codes(step)
+    page = build(run, figures=False).html.read_text()
+    assert "x-queue-ms" in page and "Server's own times" in page
+
+
 def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
     build(thousand, figures=False)
     lines = (thousand / "report" / "tables" / "timeline.csv").read_text().splitlines()
@@ -362,7 +378,7 @@ STEP = {
     *("ttft_ms", "ttft_ms_ok", "itl_ms", "tpot_ms", "tpot_ms_ok", "e2e_ms", "e2e_ms_ok"),
     *("client_lag_ms", "client_lag_source", "worker_cpu_pct", "coalesced_share", "tokens_per_event"),
     *("tokens_from_events_share", "simulator_late_share", "gpus", "gpu_total", "server", "caveats"),
-    *("client_lag_limit_ms", "loop_lag_ms", "hosts"),
+    *("client_lag_limit_ms", "loop_lag_ms", "hosts", "server_times_ms"),
 }
 GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),

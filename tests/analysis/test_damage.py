@@ -108,7 +108,8 @@ NONSENSE = [None, 7, "x", [], {}, ["x"], {"x": {}}, float("inf"), 2**80, True]
 
 
 def test_a_manifest_with_a_nonsense_value_gives_one_sentence_or_a_report(tmp_path: Path) -> None:
-    run = syn.make(tmp_path / "run", (1,), 2.0, options={"agents": "none"}, recorded={"requests": 1}, ended_ns=syn.at(3.0))
+    plan = {"options": {"agents": "none"}, "recorded": {"requests": 1}, "ended_ns": syn.at(3.0)}
+    run = syn.make(tmp_path / "run", (1,), 2.0, **plan)
     syn.write_requests(run, [syn.request(1.0)])
     manifest = json.loads((run / rundir.MANIFEST).read_text())
     parts = ("target", "plan", "clock", "options", "recorded")

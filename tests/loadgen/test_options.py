@@ -67,7 +67,7 @@ def test_defaults_depend_on_the_target() -> None:
 
 
 def test_secrets_are_not_for_writing_down() -> None:
-    header = "Authorization: Bearer s3cret\nX-Api-Key: s3cret\nX-Team: red"
+    header = "Authorization: Bearer s3cret\nX-Auth-Token: s3cret\nX-Team: red"
     settings = parse_settings({"header": header}, simulated=False, steps_required=True)
     assert dict(settings.headers)["Authorization"] == "Bearer s3cret"
     assert "s3cret" not in repr(settings.public_texts())

@@ -243,6 +243,8 @@ def _repeated(earlier: Path, scenario: str | None, texts: dict[str, Any]) -> tup
     now = {key: text for key, text in texts.items() if text}
     if "concurrency" in now:
         then.pop("steps", None)
+    if now.get("method", "").upper() == "GET":
+        then.pop("body_template", None)
     if "host" in now:
         then.pop("model", None)
     elif manifest["target"]["simulated"]:
@@ -315,11 +317,11 @@ def _raise_for(directory: Path, summary: dict[str, Any]) -> None:
     if manifest["status"] != rundir.COMPLETE:
         raise RunAborted(f"the run was aborted: {manifest['reason']}; the report shows what was measured")
     events = rundir.read_lines(directory / rundir.EVENTS)
-    if any(event["kind"] == "locust_mismatch" for event in events):
+    if any(event.get("kind") == "locust_mismatch" for event in events):
         raise LoadgenError(
             f"Locust counted {manifest['locust']}, but {manifest['recorded']} were recorded: do not trust this run"
         )
-    raised = [event["text"] for event in events if event["kind"] == "user_error"]
+    raised = [event["text"] for event in events if event.get("kind") == "user_error"]
     if raised and not any(step["ok"] for step in summary["steps"]):
         raise UsageError(f"no request succeeded: {raised[0]}; see {directory / rundir.LOGS}")
     if not any(step["ok"] for step in summary["steps"]):

@@ -55,7 +55,7 @@ class _Conductor:
     def failed_to_start(self, name: str, scenario: Path | None = None) -> LoadgenError:
         log = self.run / rundir.LOGS / f"{name}.log"
         lines = log.read_text(errors="replace").splitlines() or ["no output"]
-        if name == "master" and (any(str(scenario) in line for line in lines) or "No User class" in lines[-1]):
+        if scenario is not None and (any(str(scenario) in line for line in lines) or "No User class" in lines[-1]):
             return UsageError(f"the scenario {scenario} cannot be loaded: {lines[-1]} (all of it: {log})")
         return LoadgenError(f"the {name} did not start: {lines[-1]} (all of it: {log})")
 
@@ -199,6 +199,7 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
     started = False
     asked_to_stop_at: float | None = None
     lost: set[str] = set()
+    phase, begun = "start", False
     for line in _lines(ours):
         if line is not None and not started and line["rpc_port"]:
             started = True
@@ -208,15 +209,20 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
             conductor.progress.say(f"Locust web UI: http://127.0.0.1:{line['web_port']}")
         if line is not None and line["phase"] != "start":
             conductor.progress.show(line)
+        phase = line["phase"] if line is not None else phase
+        begun = begun or phase != "start"
         for name, child in conductor.children.items():
-            if name.startswith("worker") and child.poll() is not None and name not in lost and line is not None:
+            if name.startswith("worker") and child.poll() is not None and name not in lost:
+                if not begun and not conductor.interrupts:
+                    raise conductor.failed_to_start(name, scenario)
                 lost.add(name)
-                if line["phase"] in ("ramp", "hold", "drain"):
+                if phase in ("ramp", "hold", "drain"):
                     conductor.progress.say(f"{name} was lost; its users are gone, the run goes on without them")
         if conductor.interrupts and asked_to_stop_at is None:
             asked_to_stop_at = time.monotonic()
             conductor.progress.say("stopping; press Ctrl-C again to kill")
-            lifeline.tell(master, lifeline.STOP)
+        if conductor.interrupts and phase != "stop":
+            lifeline.tell(master, lifeline.STOP)  # again and again: it may not listen yet
         if asked_to_stop_at is not None and (
             conductor.interrupts > 1 or time.monotonic() - asked_to_stop_at > _STOP_S + settings.plan.drain_s
         ):
@@ -228,7 +234,8 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
     manifest = rundir.read_manifest(conductor.run)
     if manifest["status"] == rundir.RUNNING:
         if conductor.interrupts:
-            rundir.finish(conductor.run, rundir.INTERRUPTED, "killed by the user")
+            reason = "killed by the user" if conductor.interrupts > 1 else "it did not stop in time and was killed"
+            rundir.finish(conductor.run, rundir.INTERRUPTED, reason)
         else:
             raise RunAborted(f"the Locust master was lost (exit status {code}); what was recorded is kept")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.endpoints import Failure
-from loadgen.options import Settings, is_secret
+from loadgen.options import HIDDEN, Settings, is_secret
 from loadgen.rundir import append_line
 
 MAX_KINDS = 100
@@ -23,7 +23,6 @@ _MAX_RAW = 4096
 _MAX_READ = 1000  # of a text, so that normalising costs little whatever a server sends
 _MIN_SECRET = 4
 _SCHEMES = ("basic", "bearer", "token", "digest")  # of an Authorization header: no secrets
-_HIDDEN = "(hidden)"
 
 _PLACEHOLDERS = (
     # An apostrophe within a word opens no quotation.
@@ -88,5 +87,5 @@ class FailureLog:
 
     def _redact(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
+            text = text.replace(secret, HIDDEN)
         return text

@@ -87,7 +87,7 @@ DEFAULT_STEP_TIME_S = 20.0
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a run, checked. Headers hold secrets: `public()` is what may be written down."""
+    """The options of a run, checked. Headers hold secrets: `public_texts` is what may be written down."""
 
     host: str | None
     model: str | None
@@ -229,12 +229,12 @@ def _workers(text: str) -> int | None:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
     try:
-        port_ok = parts.port is None or parts.port > 0
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        port_ok = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        valid = False
+    if not valid:
         raise UsageError(f"{text!r} is no URL: give http://host:port or https://host:port")
     if parts.username or parts.password:
         raise UsageError("a URL with a user name or password would end up in files: use --api-key-env")

@@ -1,7 +1,7 @@
 """A worker's own shards: request records and the worker's state, appended at least every second.
 
-On the hot path values are appended to columns and nothing else happens. A greenlet hands the columns of the last
-second to a thread of gevent's pool, which makes Arrow of them and writes; the loop is not held meanwhile.
+On the hot path a row is appended to a list and nothing else happens. A greenlet hands the rows of the last half second
+to a thread of gevent's pool, which makes Arrow of them and writes; the loop is not held meanwhile.
 """
 
 from __future__ import annotations
@@ -15,60 +15,61 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent.lock import RLock
 
 from loadgen import rundir, shards
-from loadgen.record import HEALTH_COLUMNS, REQUEST_COLUMNS, SCHEMA, Column
+from loadgen.record import HEALTH_COLUMNS, REQUEST_COLUMNS, SCHEMA, Column, Outcome
 
 _FLUSH_S = 0.5
 _PROBE_S = 0.02
+_OUTCOME = [column.name for column in REQUEST_COLUMNS].index("outcome")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class _Table:
-    """Columns in memory, and the shard that they go to."""
+    """Rows in memory, and the shard that they go to. Rows are taken on the loop and written in a thread."""
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         metadata = {"schema": str(SCHEMA), **shards.clock_identity()}
         schema = shards.arrow_schema([(column.name, column.type) for column in columns], metadata)
-        self._columns: list[list[Any]] = [[] for _ in columns]
-        self._writer = shards.ShardWriter(path, schema)
+        self.rows: list[Sequence[Any]] = []
+        self.writer = shards.ShardWriter(path, schema)
 
-    def append(self, values: Sequence[Any]) -> None:
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(value)
-
-    def flush(self) -> None:
-        """Write what has gathered, or keep it; called in a thread, by one caller at a time. Raises OSError."""
-        if self._columns[0]:
-            full, self._columns = self._columns, [[] for _ in self._columns]
-            try:
-                self._writer.append(full)
-            except OSError:
-                for kept, later in zip(full, self._columns, strict=True):
-                    kept.extend(later)
-                self._columns = full
-                raise
-
-    def close(self) -> None:
+    def flush(self, pool: Any) -> list[Sequence[Any]]:
+        """Write the rows that there are, and return them; when that fails they are kept, and the error is raised."""
+        rows, self.rows = self.rows, []
         try:
-            self.flush()
-        finally:
-            self._writer.close()
+            if rows:
+                pool.apply(self._write, (rows,))
+        except BaseException:
+            self.rows[:0] = rows
+            raise
+        return rows
+
+    def _write(self, rows: list[Sequence[Any]]) -> None:
+        self.writer.append(list(zip(*rows, strict=True)))
 
 
 class Recorder:
-    """Opens the shards of worker `index`; `in_flight` and `users` are kept by their owners and recorded each second."""
+    """Opens the shards of worker `index`; `in_flight` and `users` are kept by their owners and recorded each second.
+
+    `written` and `written_failed` count the requests in the shard, without those that were cancelled. `failure` says
+    why nothing more is written: rows then gather until `close`, and the run is ended by whoever looks.
+    """
 
     def __init__(self, run: Path, index: int) -> None:
         self.index = index
         self.in_flight = 0
         self.users = 0
+        self.written = 0
+        self.written_failed = 0
         self.failure: BaseException | None = None
         name = f"worker-{index}.arrow"
         self._requests = _Table(run / rundir.REQUESTS / name, REQUEST_COLUMNS)
         self._health = _Table(run / rundir.WORKERS / name, HEALTH_COLUMNS)
         self._lags_us: list[int] = []
         self._sequence = 0
+        self._writing = RLock()
         self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._probe), gevent.spawn(self._observe)]
 
     def next_sequence(self) -> int:
@@ -77,22 +78,24 @@ class Recorder:
 
     def append(self, values: Sequence[Any]) -> None:
         """One request's record, in the order of REQUEST_COLUMNS."""
-        self._requests.append(values)
+        self._requests.rows.append(values)
 
     def _write(self) -> None:
-        pool = gevent.get_hub().threadpool
-        while True:
+        while self.failure is None:
             gevent.sleep(_FLUSH_S)
-            try:
-                pool.apply(self._flush)
-            except Exception as error:  # whatever it is: the run must end, and say why
-                # Rows gather in memory until the end; the run is ended by whoever looks at `failure`.
-                self.failure = error
-                return
+            with self._writing:
+                self._flush()
 
     def _flush(self) -> None:
-        self._requests.flush()
-        self._health.flush()
+        pool = gevent.get_hub().threadpool
+        try:
+            for row in self._requests.flush(pool):
+                if row[_OUTCOME] != Outcome.CANCELLED:
+                    self.written += 1
+                    self.written_failed += row[_OUTCOME] != Outcome.OK
+            self._health.flush(pool)
+        except Exception as error:  # whatever it is: the run must end, and say why
+            self.failure = error
 
     def _probe(self) -> None:
         """How late a timer of the loop fires: what a read would be late by, where the kernel gives no stamps."""
@@ -109,7 +112,7 @@ class Recorder:
             gevent.sleep(1)
             lags, self._lags_us = sorted(self._lags_us), []
             usage = resource.getrusage(resource.RUSAGE_SELF)
-            self._health.append(
+            self._health.rows.append(
                 (
                     time.monotonic_ns(),
                     int((usage.ru_utime + usage.ru_stime) * 1e6),
@@ -122,10 +125,16 @@ class Recorder:
             )
 
     def close(self) -> None:
-        """Write what is left, once more also after a failure: there may be room again. Raises OSError."""
-        gevent.killall(self._greenlets)
-        self._requests.close()
-        self._health.close()
+        """Write what is left, once more also after a failure: there may be room again. `failure` says how it went."""
+        with self._writing:  # no write is under way any more
+            gevent.killall(self._greenlets)
+            self.failure = None
+            self._flush()
+            for table in (self._requests, self._health):
+                try:
+                    table.writer.close()
+                except OSError as error:
+                    self.failure = self.failure or error
 
 
 def quiet_collector() -> None:

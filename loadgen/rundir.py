@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -102,7 +103,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise RunDirError(f"{run} is no run directory: it has no {MANIFEST}") from None
     except OSError as error:
         raise RunDirError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunDirError(f"{path} is damaged: {error}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
@@ -129,6 +130,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # a short write is taken back, and nobody else's line with it
         size = os.fstat(descriptor).st_size
         if os.write(descriptor, data) < len(data):
             os.ftruncate(descriptor, size)
@@ -146,6 +148,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, a line each; other lines are left out, a missing file is empty."""
     lines = []
     for text in path.read_bytes().split(b"\n") if path.exists() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     return [line for line in lines if isinstance(line, dict)]

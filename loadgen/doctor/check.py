@@ -20,10 +20,10 @@ import httpx
 
 from loadgen.endpoints import Answer, Failure
 from loadgen.errors import LoadgenError, TargetError
-from loadgen.options import Settings, is_secret
+from loadgen.failures import secrets_of
+from loadgen.options import HIDDEN, Settings, is_secret
 
 CONTROL_TIMEOUT_S = 10.0
-_HIDDEN = "(hidden)"
 _SHORTEST_SECRET = 6  # a placeholder such as EMPTY may show, and must not blot out words of ours
 
 
@@ -186,13 +186,9 @@ class Case:
 
     def hide(self, text: str) -> str:
         """Without what must not be shown, should a server or a library repeat it."""
-        secrets = [value for name, value in self.settings.headers if is_secret(name)]
-        secrets += [word for value in secrets for word in value.split()[1:]]
-        if self.settings.api_key_env:
-            secrets.append(os.environ.get(self.settings.api_key_env, "").strip())
-        for secret in sorted(secrets, key=len, reverse=True):
+        for secret in secrets_of(self.settings):
             if len(secret) >= _SHORTEST_SECRET:
-                text = text.replace(secret, _HIDDEN)
+                text = text.replace(secret, HIDDEN)
         return text
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust.runners import Runner
 
 from loadgen import rundir
@@ -34,6 +35,8 @@ class ActiveRun:
         self._stop: tuple[str, str | None] | None = None
         self._lost: set[str] = set()
         self._by_hand: dict[str, Any] = {}
+        self._locust = {"requests": 0, "failures": 0}
+        self.load_has_stopped = False
         self._collection: Collection | None = None
         if settings.agents:
             config = {
@@ -70,7 +73,7 @@ class ActiveRun:
         except OSError as error:
             rundir.release_reserve(self.directory)
             rundir.append_line(self.directory / name, line)
-            self.stop(rundir.ABORTED, f"the run directory cannot be written: {error.strerror}")
+            self._stop = self._stop or (rundir.ABORTED, f"the run directory cannot be written: {error.strerror}")
 
     # -- users that somebody sets by hand
 
@@ -99,6 +102,8 @@ class ActiveRun:
             self._stop = (status, reason)
             self.log("stop", reason or status)
             self.stepper.stop(time.monotonic_ns(), self.counts[0])
+            if not self._planned:
+                gevent.spawn(self._runner.stop)
 
     def abandon(self, reason: str) -> None:
         """Like `stop`, from another thread of a process about to end: the reason is noted, nothing is written."""
@@ -107,6 +112,7 @@ class ActiveRun:
 
     def load_stopped(self) -> None:
         """Locust has stopped the users, for whatever reason."""
+        self.load_has_stopped = True
         self._end_by_hand()
         if self._planned and self.stepper.phase is not Phase.DONE:
             if self._lost and not self._runner.worker_count:
@@ -119,6 +125,15 @@ class ActiveRun:
         if report["failure"]:
             rundir.release_reserve(self.directory)
             self.stop(rundir.ABORTED, f"a worker cannot write its records: {report['failure']}")
+
+    def keep_counts(self) -> None:
+        """Take over what Locust has counted, and the exceptions it saw, before it forgets them."""
+        total = self._runner.stats.total
+        self._locust["requests"] += total.num_requests
+        self._locust["failures"] += total.num_failures
+        for row in self._runner.exceptions.values():
+            text = f"a task raised an exception, {row['count']} time(s): {row['msg']}"[:500]
+            self.log("user_error", text, count=row["count"], traceback=row["traceback"])
 
     def lose(self, worker: str, index: int) -> None:
         """A worker does not answer any more."""
@@ -139,14 +154,11 @@ class ActiveRun:
         if self._stop is None and self._planned and self.stepper.phase is not Phase.DONE:
             self._stop = (rundir.ABORTED, "the run was ended from outside")
         status, reason = self._stop or (rundir.COMPLETE, None)
-        total = self._runner.stats.total
-        locust = {"requests": total.num_requests, "failures": total.num_failures}
-        recorded = {"requests": self.board.total("ended"), "failures": self.board.total("failed")}
+        self.keep_counts()
+        locust = dict(self._locust)
+        recorded = {"requests": self.board.total("written"), "failures": self.board.total("written_failed")}
         if locust != recorded and not self._lost:
             text = "Locust counted other requests than were recorded"
             self.log("locust_mismatch", text, locust=locust, recorded=recorded)
-        for row in self._runner.exceptions.values():
-            text = f"a task raised an exception, {row['count']} time(s): {row['msg']}"[:500]
-            self.log("user_error", text, count=row["count"], traceback=row["traceback"])
         rundir.finish(self.directory, status, reason, locust=locust, recorded=recorded)
         return status

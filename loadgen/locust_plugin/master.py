@@ -47,6 +47,7 @@ class Master:
         self._local_report = local_report
         self._runner = runner
         self._run: ActiveRun | None = None
+        self._stop_asked = False
         # A run directory that was made for us holds one run; later ones get directories of their own.
         self._given: str = environment.parsed_options.run_dir
         self._live = int(os.environ.pop(ENV_PREFIX + "LIVE_FD", "-1"))
@@ -58,6 +59,7 @@ class Master:
         events.spawning_complete.add_listener(self._on_spawned)
         events.test_stop.add_listener(self._on_stop)
         events.quitting.add_listener(self._on_quitting)
+        events.reset_stats.add_listener(self._on_reset)
         events.worker_report.add_listener(self._on_report)
         if isinstance(runner, MasterRunner):
             traps.refuse_late_workers(runner, lambda: self._run is not None)
@@ -81,10 +83,12 @@ class Master:
 
     def _begin(self) -> ActiveRun:
         """The run that goes on; made when there is none."""
+        while self._run is not None and self._run.load_has_stopped:
+            gevent.sleep(0.1)  # its last reports are still coming
         if self._run is None:
             host = self._environment.host
             options = self._environment.parsed_options
-            if self._settings.model is None:
+            if self._settings.model is None and not self._given:
                 self._settings = replace(self._settings, model=_model_of(replace(self._settings, host=host)))
                 options.model = self._settings.model or ""
             directory = Path(self._given) if self._given else self._new_directory(host, self._settings)
@@ -92,6 +96,8 @@ class Master:
             # The workers get the options with their first message.
             options.run_dir = str(directory)
             self._run = ActiveRun(directory, self._settings, self._runner, host)
+            if self._stop_asked:
+                self._interrupt()
         return self._run
 
     def _new_directory(self, host: str, settings: Settings) -> Path:
@@ -118,6 +124,7 @@ class Master:
             self._finish()
 
     def _interrupt(self) -> None:
+        self._stop_asked = True
         if self._run is not None:
             self._run.stop(rundir.INTERRUPTED, "interrupted by the user")
 
@@ -149,6 +156,10 @@ class Master:
             self._look_for_lost_workers()
             self._run.load_stopped()
             gevent.spawn(self._finish_later)
+
+    def _on_reset(self, **_: Any) -> None:
+        if self._run is not None:
+            self._run.keep_counts()
 
     def _on_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         if self._run is not None:

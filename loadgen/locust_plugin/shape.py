@@ -42,12 +42,14 @@ class SteppedShape(LoadTestShape):
     def _tick(self) -> tuple[int, float] | None:
         run = self._begin()
         stepper = run.stepper
+        if run.phase == "stop":
+            return None
         wait_s = stepper.advance(time.monotonic_ns(), *run.counts)
         # Locust comes back in a second: what is due sooner is waited for here, so that steps keep their length.
         while 0 < wait_s < 1:
             gevent.sleep(wait_s)
             wait_s = stepper.advance(time.monotonic_ns(), *run.counts)
-        if stepper.phase is Phase.DONE:
+        if stepper.phase is Phase.DONE or run.phase == "stop":
             return None
         if stepper.phase is Phase.DRAIN and not self._draining:
             self._draining = True

@@ -7,7 +7,6 @@ read at `test_start`. Stamps are CLOCK_MONOTONIC ns of this host.
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from loadgen.options import parse_settings
 from loadgen.recorder import Recorder, quiet_collector
 from loadgen.transport.connection import Target
 
-logger = logging.getLogger(__name__)
-
 DRAIN = "loadgen.drain"
 _MAX_STAGGER_S = 2.0
 _STAGGER_SHARE = 0.1
@@ -38,6 +35,7 @@ class Worker:
         self._environment = environment
         self._runner = runner
         self._recorder: Recorder | None = None
+        self._recording = False
         self._sending = gevent.event.Event()
         self.tally = Tally()
         self.stagger_s = 0.0
@@ -52,7 +50,7 @@ class Worker:
 
     @property
     def recorder(self) -> Recorder:
-        assert self._recorder is not None, "users exist only between test_start and test_stop"
+        assert self._recorder is not None, "users exist only after test_start"
         return self._recorder
 
     def _start(self, environment: Environment, **_: Any) -> None:
@@ -62,24 +60,22 @@ class Worker:
         self.model = self.settings.model
         self._heads: dict[tuple[Any, ...], bytes] = {}
         step_s = self.settings.plan.steps[0].duration_s if self.settings.plan.steps else None
-        self.stagger_s = min(_MAX_STAGGER_S, _STAGGER_SHARE * (step_s or 0.0))
+        self.stagger_s = _MAX_STAGGER_S if step_s is None else min(_MAX_STAGGER_S, _STAGGER_SHARE * step_s)
         index = self._runner.worker_index if isinstance(self._runner, WorkerRunner) else 0
         self._recorder = Recorder(Path(options["run_dir"]), index)
+        self._recording = True
         self.tally = Tally()
         self._sending.set()
         quiet_collector()
 
     def _stop(self, **_: Any) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            try:
-                recorder.close()
-            except OSError as error:
-                logger.error("the last records cannot be written: %s", error)
+        if self._recorder is not None and self._recording:
+            self._recording = False
+            self._recorder.close()
 
     def _quit(self, **_: Any) -> None:
         # Told to end while users run: they go first, so that what they cut is recorded.
-        if self._recorder is not None:
+        if self._recording:
             self._runner.stop()
 
     def _drain(self, **_: Any) -> None:
@@ -98,6 +94,8 @@ class Worker:
         return {
             **self.tally.take(),
             "in_flight": recorder.in_flight if recorder else 0,
+            "written": recorder.written if recorder else 0,
+            "written_failed": recorder.written_failed if recorder else 0,
             "failure": str(recorder.failure) if recorder and recorder.failure else None,
         }
 

@@ -190,6 +190,8 @@ class Client:
             exchange.end_ns = latest = stamp = max(stamp, latest)
             if lag > exchange.read_lag_ns:
                 exchange.read_lag_ns = lag
+            elif lag < 0 and data:
+                exchange.kernel_stamps = False
             if data:
                 exchange.bytes_in += len(data)
                 if exchange.first_byte_ns is None:

@@ -108,6 +108,12 @@ def test_texts_and_settings_are_each_others_inverse() -> None:
     assert {option.key for option in RUN_OPTIONS} - texts.keys() == {"concurrency"}
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://h:0", "http://h:x", "ftp://h", "h:1", "http://"])
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(UsageError, match="is no URL"):
+        parse_settings({"host": url}, simulated=False, steps_required=True)
+
+
 def test_a_url_with_a_password_is_refused() -> None:
     with pytest.raises(UsageError, match="--api-key-env"):
         parse_settings({"host": "http://u:p@h:1"}, simulated=False, steps_required=True)

@@ -129,6 +129,7 @@ def test_web_ui(target: str, tmp_path: Path) -> None:
         assert _steps(first) == [*((0, 3, mark) for mark in marks), *((1, 6, mark) for mark in marks)]
         assert _requests(first) > 20
 
+        httpx.get(f"{url}/stats/reset", timeout=15)
         refused = swarm(user_count=1, spawn_rate=1, steps="2,x")
         assert not refused["success"]
         assert "--steps: '2,x' are no steps" in refused["message"]

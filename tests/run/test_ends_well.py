@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_ctrl_c_once_reports_what_there_is(loadgen: str, tmp_path: Path) -> None
         assert "report.html" in run.output
 
 
+def test_ctrl_c_while_it_starts(loadgen: str, tmp_path: Path) -> None:
+    """Nothing listens yet when it is pressed: no load may follow."""
+    with running(loadgen, tmp_path, *STEPS) as run:
+        run.wait_for(lambda: any("--master" in line for line in run.processes().values()), 20, "the master")
+        os.kill(run.process.pid, signal.SIGINT)
+        assert run.end(40) == 130
+        assert run.processes() == {}
+        assert (run.manifest["status"], run.manifest["reason"]) == ("interrupted", "interrupted by the user")
+        assert _recorded(run) == 0
+
+
 def test_ctrl_c_twice_kills(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS) as run:
         run.wait_for_hold()
@@ -80,6 +92,7 @@ def test_master_killed(loadgen: str, tmp_path: Path) -> None:
 def test_only_worker_killed(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS, "--workers", "1") as run:
         run.wait_for_hold()
+        time.sleep(2)  # an answer takes two seconds
         os.kill(run.pid_of("loadgen.locust", "--worker"), signal.SIGKILL)
         assert run.end(30) == 5
         assert run.processes() == {}

@@ -75,6 +75,12 @@ def test_scenario_that_cannot_be_loaded(tmp_path: Path, text: str, said: str) ->
     _said(_run(tmp_path, "./mine.py", "--steps", "1", "--agents", "none"), 2, "mine.py cannot be loaded", said)
 
 
+def test_scenario_that_only_workers_cannot_load(tmp_path: Path) -> None:
+    text = "import sys\nassert '--worker' not in sys.argv, 'not in a worker'\n" + MINE.replace("BEFORE", "pass")
+    (tmp_path / "mine.py").write_text(text)
+    _said(_run(tmp_path, "./mine.py", "--steps", "1", "--agents", "none"), 2, "cannot be loaded", "not in a worker")
+
+
 def test_task_that_raises_now_and_then(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE.replace("BEFORE", "assert self.random.random() < 0.9, 'unlucky'"))
     done = _run(tmp_path, "./mine.py", "--steps", "20", "--step-time", "6", "--agents", "none")

@@ -39,6 +39,8 @@ _FAULTS = {
     "collector_lost": "GPU and server figures end there: see logs/",
     "agent_lost": "figures of that host end there: see logs/",
     "nvml_hang": "figures of that GPU are missing: look at the driver on that host",
+    "gpu_thread_lost": "figures of that host's GPUs end there: see logs/",
+    "bad_rows": "samples of that host are missing: this is a fault of ours, keep the run directory and report it",
     "gpu_lost": "a GPU fell off the bus: look at the driver on that host",
 }
 
@@ -191,6 +193,12 @@ def _telemetry(step: dict[str, Any]) -> Iterator[Caveat]:
                 "it has no figures",
                 "see events and logs/ for the agent's end",
             )
+    if step["server"] is not None and all(value is None for value in step["server"].values()):
+        yield _caveat(
+            "server_gap",
+            "the server's metrics do not cover the window: it has no figures of the server",
+            "see events and logs/ for why they could not be read",
+        )
     for host in step["hosts"]:
         if (steal := host["steal_pct"]) is not None and steal > STEAL_PCT:
             yield _caveat(

@@ -140,7 +140,8 @@ def read_examples(run_dir: Path, found: list[Damage]) -> list[Line]:
     """Raw texts of failures, one a kind and worker; there are none without failures."""
 
     def fits(line: Line) -> bool:
-        return all(isinstance(line.get(key), str) for key in ("outcome", "raw")) and whole(line.get("t_ns"))
+        texts = (line.get("outcome"), line.get("raw"), line.get("error") or "")
+        return all(isinstance(text, str) for text in texts) and whole(line.get("t_ns"))
 
     paths = sorted((run_dir / rundir.REQUESTS).glob("*.errors.jsonl"))
     return [line for path in paths for line in read_lines(path, run_dir, fits, found)]

@@ -102,12 +102,15 @@ def telemetry(run: Run) -> Telemetry:
 
 
 def _worst_bound_ns(host: Host, fit: ClockFit | None) -> int:
-    """The clock fit's bound and half the time that a read took, at their worst."""
+    """The clock fit's bound and half the time that a read took, at their worst; of the server's, the fit's alone.
+
+    A scrape takes as long as the server lets it wait, which says nothing of the other samples.
+    """
     worst = 0
-    for table in host.tables.values():
-        t0, t1 = (table[name].to_numpy(dtype=np.int64) for name in ("t0_mono_ns", "t1_mono_ns"))
+    for name, table in host.tables.items():
+        t0, t1 = (table[stamp].to_numpy(dtype=np.int64) for stamp in ("t0_mono_ns", "t1_mono_ns"))
         if t0.size:
-            bound = (t1 - t0) // 2 + (bound_at(fit, t0) if fit else 0)
+            bound = (t1 - t0) // 2 * (name != "server") + (bound_at(fit, t0) if fit else 0)
             worst = max(worst, int(bound.max()))
     return worst
 
@@ -217,8 +220,9 @@ def _kv_by_gpu(gpus: pd.DataFrame, servers: pd.DataFrame) -> Iterator[tuple[pd.D
 def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Floats]:
     """Time-weighted mean of samples in each bin between `edges`, and the share of the bin that samples cover.
 
-    `t_s` ascending. A sample speaks for the time half-way to its neighbours, but at most one median period to either
-    side: a gap in the data is not covered. The mean is NaN where coverage is below MIN_COVERAGE.
+    `t_s` ascending. A sample speaks for the time half-way to its neighbours, but at most one period to either side: a
+    gap in the data is not covered. The period is the median of all gaps, or of five around where that is longer: a
+    server that is asked less often has no gaps. The mean is NaN where coverage is below MIN_COVERAGE.
     """
     known = ~(np.isnan(values) | np.isnan(t_s))
     t, v = t_s[known], values[known]
@@ -226,7 +230,7 @@ def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Fl
     if t.size < 2:
         return np.full(width.size, np.nan), np.zeros(width.size)
     gaps = np.diff(t)
-    reach = np.minimum(gaps / 2, np.median(gaps))
+    reach = np.minimum(gaps / 2, _periods(gaps))
     left = t - np.concatenate((reach[:1], reach))
     right = t + np.concatenate((reach, reach[-1:]))
     knots = np.column_stack((left, right)).ravel()
@@ -236,6 +240,15 @@ def overlap_mean(t_s: Floats, values: Floats, edges: Floats) -> tuple[Floats, Fl
         coverage = np.where(width > 0, covered / width, 0.0)
         mean = np.clip(_integral(knots, spans * v, edges) / covered, v.min(), v.max())  # rounding must not leave them
     return np.where(coverage >= MIN_COVERAGE, mean, np.nan), coverage
+
+
+def _periods(gaps: Floats) -> Floats:
+    """How far apart samples are meant to be at each gap."""
+    periods = np.full(gaps.size, np.median(gaps))
+    long = np.flatnonzero(gaps > 2 * periods)
+    around = np.pad(gaps, 2, constant_values=np.nan)[long[:, None] + np.arange(5)]
+    periods[long] = np.maximum(periods[long], np.nanmedian(around, axis=1))
+    return periods
 
 
 def _integral(knots: Floats, areas: Floats, edges: Floats) -> Floats:

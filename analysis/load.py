@@ -59,7 +59,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Run:
-    """`requests` has record.REQUEST_COLUMNS but for the lists; `health` has record.HEALTH_COLUMNS and `worker`."""
+    """`requests` has record.REQUEST_COLUMNS but for the gaps; `health` has record.HEALTH_COLUMNS and `worker`."""
 
     path: Path
     manifest: dict[str, Any]
@@ -91,7 +91,7 @@ def load(run_dir: Path) -> Run:
     run = Run(
         path=run_dir,
         manifest=manifest,
-        requests=_frame(requests, [c for c in record.REQUEST_COLUMNS if c.type in _PANDAS]),
+        requests=_frame(requests, [c for c in record.REQUEST_COLUMNS if c.name != _GAPS]),
         gaps=_flatten(requests),
         health=pd.concat(rows) if rows else _frame(None, record.HEALTH_COLUMNS).assign(worker=0),
         steps=steps,

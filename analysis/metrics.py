@@ -90,6 +90,7 @@ def derive(run: Run) -> Requests:
     tokens, events = (
         np.asarray(raw[name].to_numpy(dtype=np.float64, na_value=np.nan)) for name in ("output_tokens", "output_events")
     )
+    row = np.repeat(np.arange(len(raw)), lengths)
     chunks = np.where(np.isnan(at["first_token"]), 0, lengths + 1)
     tokens = np.where(np.isnan(tokens), np.where(np.isnan(events), chunks, events), tokens)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -116,10 +117,11 @@ def derive(run: Run) -> Requests:
             "uncounted": (raw["token_source"] == "events").to_numpy(dtype=bool, na_value=False),
             "server_times_us": raw["server_times_us"],
             "read_lag_ms": raw["read_lag_us"].to_numpy(dtype=np.float64, na_value=np.nan) / 1e3,
-            "coalesced": raw["coalesced_reads"].to_numpy(dtype=np.float64, na_value=0.0),
+            # A read of k output events is k - 1 gaps of 0 and one coalesced read.
+            "shared": np.bincount(row[run.gaps.values == 0], minlength=len(raw))
+            + raw["coalesced_reads"].to_numpy(dtype=np.float64, na_value=0.0),
         }
     )
-    row = np.repeat(np.arange(len(frame)), lengths)
     elapsed = np.concatenate(([0], np.cumsum(run.gaps.values)))
     since_first = (elapsed[1:] - elapsed[run.gaps.offsets[:-1]][row]) / 1e6
     return Requests(
@@ -135,8 +137,17 @@ def _exact_ms(later: pd.Series[int], earlier: pd.Series[int]) -> Floats:
     return np.asarray((later - earlier).to_numpy(dtype=np.float64, na_value=np.nan)) / 1e6
 
 
+def is_measured(frame: pd.DataFrame, name: str) -> bool:
+    """Whether OK requests have that latency: plain inference has no TTFT, and then neither has a failure."""
+    ok = frame["ok"].to_numpy()
+    return not ok.any() or bool(frame.loc[ok, name].notna().any())
+
+
 def latencies(frame: pd.DataFrame, name: str) -> Floats:
-    """A latency of every request that was not cancelled: failures +infinity, what was not measured left out."""
+    """A latency, if it `is_measured`, of every request that was not cancelled.
+
+    Failures are +infinity, OK requests without it are left out.
+    """
     values: Floats = np.where(frame["failed"], np.inf, frame[name].to_numpy())[~frame["cancelled"].to_numpy()]
     return values[~np.isnan(values)]
 
@@ -174,6 +185,10 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
     lags = mine.loc[~mine["cancelled"], "read_lag_ms"].dropna().to_numpy()
     loop_lag = _loop_lag(run, window)
     gpus = _gpu_figures(telemetry, edges)
+
+    def latency(rows: pd.DataFrame, name: str) -> dict[str, float | None]:
+        return describe(latencies(rows, name) if is_measured(rows, name) else np.zeros(0))
+
     return {
         "level": window.level,
         "unit": window.unit,
@@ -195,19 +210,19 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
             else None
         ),
         "in_flight_mean": _in_flight(frame, edges)[0],
-        "ttft_ms": describe(latencies(mine, "ttft_ms")),
-        "ttft_ms_ok": describe(latencies(good, "ttft_ms")),
+        "ttft_ms": latency(mine, "ttft_ms"),
+        "ttft_ms_ok": latency(good, "ttft_ms"),
         "itl_ms": describe(requests.gap_itl_ms[gaps], gap_tokens if spread else None),
-        "tpot_ms": describe(latencies(mine, "tpot_ms")),
-        "tpot_ms_ok": describe(latencies(good, "tpot_ms")),
-        "e2e_ms": describe(latencies(mine, "e2e_ms")),
-        "e2e_ms_ok": describe(latencies(good, "e2e_ms")),
+        "tpot_ms": latency(mine, "tpot_ms"),
+        "tpot_ms_ok": latency(good, "tpot_ms"),
+        "e2e_ms": latency(mine, "e2e_ms"),
+        "e2e_ms_ok": latency(good, "e2e_ms"),
         "server_times_ms": _server_times(run, good),
         "client_lag_ms": {f"p{p}": percentile(lags, p) for p in (50, 99)} if lags.size else loop_lag,
         "client_lag_source": "read_lag" if lags.size else None if loop_lag["p99"] is None else "loop_lag",
         "loop_lag_ms": loop_lag,
         "worker_cpu_pct": _worker_cpu(run, window),
-        "coalesced_share": _share(mine["coalesced"].sum(), mine["chunks"].sum()),
+        "coalesced_share": _share(min(mine["shared"].sum(), mine["chunks"].sum()), mine["chunks"].sum()),
         "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
         "tokens_from_events_share": _share(good["uncounted"].sum(), len(good)),
         "simulator_late_share": _simulator_late(run, window),
@@ -241,12 +256,9 @@ def _in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
 
 
 def _loop_lag(run: Run, window: Window) -> dict[str, float | None]:
-    """p50 and p99 in ms of how late the workers' event loops were: of the seconds' p99, and of their worst."""
-    rows = _health(run, window)
-    typical, worst = (
-        rows[name].dropna().to_numpy(dtype=np.float64) / 1e3 for name in ("loop_lag_p99_us", "loop_lag_max_us")
-    )
-    return {"p50": percentile(typical, 50), "p99": percentile(worst, 99)}
+    """p50 and p99 in ms, over the seconds and workers, of a second's p99 of how late the event loop was."""
+    lags = _health(run, window)["loop_lag_p99_us"].dropna().to_numpy(dtype=np.float64) / 1e3
+    return {f"p{p}": percentile(lags, p) for p in (50, 99)}
 
 
 def _health(run: Run, window: Window) -> pd.DataFrame:
@@ -337,8 +349,8 @@ def _gpu_total(gpus: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
-    """Requests running and waiting, summed over engines; KV usage, their mean. None without server samples."""
-    if servers.empty:
+    """Requests running and waiting, summed over engines; KV usage, their mean. None when the run has none of them."""
+    if servers[["running", "waiting", "kv_usage_ratio"]].isna().all(axis=None):
         return None
     series = server_series(servers, edges)
     return {name: None if np.isnan(values[0]) else float(values[0]) for name, values in series.items()}
@@ -374,6 +386,7 @@ def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float 
     out["output_tokens_per_s"] = tokens_arrived(requests, edges) / width_s
     ttft = np.full((bins, 2), np.nan)
     counted = frame[~frame["cancelled"]]
+    counted = counted if is_measured(counted, "ttft_ms") else counted[:0]
     for number, rows in counted.groupby((counted["intended_s"] // width_s).astype("Int64")):
         values = latencies(rows, "ttft_ms")
         if values.size and 0 <= int(number) < bins:

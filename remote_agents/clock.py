@@ -76,7 +76,10 @@ def fit_clock(host: str, probes: Sequence[tuple[int, int, int, int]]) -> ClockFi
 
 
 def _line(points: Sequence[tuple[int, int, int]]) -> tuple[int, int, float]:
-    """(reference time, offset there, slope): least squares weighted by 1 / rtt², or the best of close points."""
+    """(reference time, offset there, slope): least squares weighted by 1 / rtt², or the best of close points.
+
+    A slope beyond MAX_DRIFT_PPM is bad luck with the delays: it is cut, and the residuals widen the bounds.
+    """
     t_best_ns, offset_best_ns, _ = min(points, key=lambda point: point[2])
     if points[-1][0] - points[0][0] < MIN_DRIFT_SPAN_NS:
         return t_best_ns, offset_best_ns, 0.0
@@ -88,7 +91,7 @@ def _line(points: Sequence[tuple[int, int, int]]) -> tuple[int, int, float]:
     mean_offset = sum(w * o for w, o in zip(weights, offsets, strict=True)) / total
     spread = sum(w * (t - mean_t) ** 2 for w, t in zip(weights, times, strict=True))
     moved = sum(w * (t - mean_t) * (o - mean_offset) for w, t, o in zip(weights, times, offsets, strict=True))
-    slope = moved / spread
+    slope = min(max(moved / spread, -MAX_DRIFT_PPM / 1e6), MAX_DRIFT_PPM / 1e6)
     return t_best_ns, offset_best_ns + round(mean_offset - slope * mean_t), slope
 
 
@@ -99,14 +102,19 @@ def to_controller(fit: ClockFit, t_agent_ns: Instants) -> Instants:
 
 
 def bound_at(fit: ClockFit, t_agent_ns: Instants) -> Instants:
-    """How far `to_controller` may be off, in ns: rtt / 2 + residual of an anchor, and 30 ppm of the time to it."""
+    """How far `to_controller` may be off, in ns: rtt / 2 + residual of an anchor, and a share of the time to it.
+
+    The share is what the drift may be off: the clocks' is MAX_DRIFT_PPM at most, and the fit has its own.
+    """
+    unknown = (MAX_DRIFT_PPM + abs(fit.drift_ppm)) / 1e6
     anchor_ns = np.array([anchor.t_agent_ns for anchor in fit.anchors], dtype=np.int64)
     base_ns = np.array([anchor.bound_ns for anchor in fit.anchors], dtype=np.int64)
     after = np.searchsorted(anchor_ns, t_agent_ns).clip(max=len(anchor_ns) - 1)
     before = (after - 1).clip(min=0)
 
     def from_anchor(index: npt.NDArray[np.intp]) -> Instants:
-        bound: Instants = base_ns[index] + np.abs(t_agent_ns - anchor_ns[index]) * MAX_DRIFT_PPM // 1_000_000
+        grown: Instants = np.ceil(np.abs(t_agent_ns - anchor_ns[index]) * unknown).astype(np.int64)
+        bound: Instants = base_ns[index] + grown
         return bound
 
     nearest: Instants = np.minimum(from_anchor(before), from_anchor(after))

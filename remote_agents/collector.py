@@ -127,12 +127,20 @@ class Store:
     def flush(self) -> None:
         for (host, table), rows in self._rows.items():
             if rows:
-                try:
-                    self._shard(host, table).append(list(zip(*rows, strict=True)))
-                except (TypeError, ValueError) as error:  # pyarrow's own errors are of these; nothing was written
-                    text = f"{len(rows)} rows of {table} from {host} do not fit its columns: {error}"
+                problems = self._append(host, table, rows)
+                if problems:
+                    text = f"{len(problems)} rows of {table} from {host} do not fit its columns: {problems[0]}"
                     rundir.log_event(self._run, "bad_rows", text, host=host)
                 rows.clear()
+
+    def _append(self, host: str, table: str, rows: list[list[Any]]) -> list[Exception]:
+        """Write the rows at once, or else one by one; what was wrong with each that could not be written."""
+        shard = self._shard(host, table)
+        try:
+            shard.append(list(zip(*rows, strict=True)))
+        except (TypeError, ValueError, OverflowError) as error:  # pyarrow's own are of these; nothing was written
+            return [error] if len(rows) == 1 else [bad for row in rows for bad in self._append(host, table, [row])]
+        return []
 
     def close(self) -> None:
         self.flush()
@@ -273,6 +281,7 @@ class Link:
         self.send(PING, {"id": self._probe})
 
     def goodbye(self) -> None:
+        self.probes_left, self.asked_ns = 0, None  # a late pong must not ask again
         self.send(BYE, {})
         self._stdin.close()
 
@@ -323,6 +332,7 @@ class Collector:
             self._end()
 
     def _end(self) -> None:
+        self.stopping = True  # after an error, too: no more bursts
         try:
             for link in self._alive():
                 link.goodbye()
@@ -332,7 +342,9 @@ class Collector:
             self._turn_until(TERMINATE_S, lambda link: not link.alive)
         finally:
             for link in self._alive():
-                link.reap(0)
+                link.terminate()
+            for link in self._alive():
+                link.reap(TERMINATE_S)
             self._store.close()
 
     def _turn_until(self, limit_s: float, done: Callable[[Link], bool]) -> None:
@@ -408,7 +420,8 @@ class Collector:
         if link.state == "starting":
             link.state = "ok"
             link.host = hello["agent_host"]
-            link.begin_burst(BURST_AT_ENDS)
+            if not self.stopping:  # it may have been bidden farewell
+                link.begin_burst(BURST_AT_ENDS)
             rundir.log_event(self._run, "agent_started", f"agent {link.name} samples {link.host}", agent=link.name)
 
     def _probe(self, link: Link, now_ns: int) -> None:

@@ -17,6 +17,7 @@ RETRY_ABSENT_NS = 60_000_000_000
 RETRY_LOST_NS = 5_000_000_000
 CALIBRATION_CALLS = 10
 HANG_NS = 2_000_000_000
+NOT_AVAILABLE = 1 << 63  # NVML has all bits set where it has no value, and a column is a signed integer
 INIT_HANG_NS = 10_000_000_000  # without persistence mode the driver itself is started
 
 # NVMLLibraryMismatchError is no NVMLError.
@@ -182,7 +183,7 @@ class Gpu:
                 return missing
             self._ways[reading] = way
             for number, value in enumerate(values):
-                if isinstance(value, pynvml.NVMLError):
+                if isinstance(value, pynvml.NVMLError) or (value is not None and value >= NOT_AVAILABLE):
                     self._mark(self.absent, "gpu_absent", reading.columns[number], f"{way.name}: {value}")
                     values[number] = None
             return values
@@ -252,6 +253,11 @@ class GpuSampler:
             self._in_call_since_ns = None
             self.limit_ns = HANG_NS
             self._sample(gpus)
+        except Exception as error:
+            self._in_call_since_ns = None  # it has returned: this is no hang
+            text = f"GPUs are watched no more: {type(error).__name__}: {error}"
+            self._outbox.event("gpu_thread_lost", text)
+            raise
         finally:
             pynvml.nvmlShutdown()
 

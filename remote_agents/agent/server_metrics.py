@@ -130,7 +130,7 @@ def scrape(url: str, token: Optional[str], outbox: Outbox) -> None:
     pace = Pace(SLOW_NS)
     problem: Optional[str] = None
     slow = 0
-    backed_off = False
+    found = backed_off = False
     while True:
         pace.wait()
         t0_ns = time.monotonic_ns()
@@ -141,11 +141,12 @@ def scrape(url: str, token: Optional[str], outbox: Outbox) -> None:
             t1_ns = time.monotonic_ns()
             values = server_values(body.decode(errors="replace")) if status == 200 else {}
             problem = None if values else "no known series in it" if status == 200 else f"status {status}"
-            if problem:
+            if problem and not found:  # a server that has metrics is only restarting or overloaded
                 pause_ns = REPROBE_NS
         except (*FETCH_ERRORS, ValueError) as error:
             problem = f"{type(error).__name__}: {error}"
         if problem is None:
+            found = True
             if before is not None:
                 outbox.event("server_metrics", f"server metrics found at {url}")
             outbox.sample("server", rows(values, t0_ns, t1_ns))

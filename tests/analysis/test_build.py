@@ -5,8 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from analysis.join import telemetry
+from analysis.load import load
+from analysis.metrics import derive, timeline
 from analysis.report.build import build, summarise
 from analysis.tables import step_table
 from loadgen import rundir
@@ -111,6 +115,46 @@ def test_chunks_of_several_tokens_spread_their_gap(tmp_path: Path) -> None:
     assert step["tpot_ms"]["p50"] == pytest.approx(270 / 29)
     assert step["output_tokens_per_s"] == pytest.approx(3000 / 15)
     assert "tokens_per_event" in codes(step)
+
+
+def test_plain_inference_with_a_failure_has_no_ttft(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    rows = [syn.request(5 + k / 20, ttft_ms=None, gaps_ms=(), end_s=5.1 + k / 20) for k in range(200)]
+    rows[100]["outcome"] = "HTTP_ERROR"
+    syn.write_requests(run, rows)
+    step = figures(run)
+    assert (step["ttft_ms"]["p50"], step["ttft_ms"]["p99"], step["tpot_ms"]["mean"]) == (None, None, None)
+    assert step["e2e_ms"]["p50"] == pytest.approx(100) and step["e2e_ms"]["mean"] == "inf"
+    loaded = load(run)
+    assert timeline(loaded, derive(loaded), telemetry(loaded))["ttft_p99_ms"].isna().all()
+
+
+def test_a_second_of_failures_alone_is_infinite_in_the_timeline(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [syn.request(5.0), syn.request(6.0, ttft_ms=None, outcome="TIMEOUT", end_s=7.0)])
+    loaded = load(run)
+    assert timeline(loaded, derive(loaded), telemetry(loaded))["ttft_p50_ms"][[5, 6]].tolist() == [100, np.inf]
+
+
+@pytest.mark.parametrize(("gaps_ms", "reads", "share"), [([0] * 19, 1, 1.0), ([10] + [0] * 9 + [10] * 9, 1, 0.5)])
+def test_events_that_share_a_read_are_counted(tmp_path: Path, gaps_ms: list[float], reads: int, share: float) -> None:
+    run = syn.make(tmp_path / "run")
+    rows = [syn.request(5 + 0.1 * k, gaps_ms=gaps_ms, coalesced_reads=reads) for k in range(100)]
+    syn.write_requests(run, rows)
+    step = figures(run)
+    assert step["coalesced_share"] == pytest.approx(share) and "coalesced" in codes(step)
+
+
+def test_a_step_without_the_servers_figures_is_said_so(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_table(run, "here", "server", [syn.server(t / 2) for t in range(8)])
+    step = figures(run)
+    assert step["server"] == {"running": None, "waiting": None, "kv_usage_ratio": None}
+    assert "server_gap" in codes(step)
+    nothing = dict.fromkeys(("running", "waiting", "kv_usage_ratio"))
+    syn.write_table(run, "here", "server", [syn.server(float(t), **nothing) for t in range(20)])
+    step = figures(run)
+    assert step["server"] is None and "server_gap" not in codes(step)
 
 
 def test_tokens_counted_from_events_are_said_so(tmp_path: Path) -> None:
@@ -281,7 +325,7 @@ def test_without_kernel_stamps_the_event_loop_bears_witness(tmp_path: Path) -> N
     syn.write_requests(run, [syn.request(5 + k / 10, read_lag_us=None, stamp_source="user") for k in range(100)])
     syn.write_health(run, [syn.health(float(t), lag_us=t * 100) for t in range(1, 21)])
     step = figures(run)
-    assert step["client_lag_ms"] == {"p50": 1.2, "p99": 3.8}  # seconds 5 … 19; the worst is twice the p99
+    assert step["client_lag_ms"] == {"p50": 1.2, "p99": 1.9}  # of the p99 of the seconds 5 … 19
     assert step["client_lag_source"] == "loop_lag"
 
 

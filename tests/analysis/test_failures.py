@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from analysis import failures
 from analysis.load import load
@@ -55,3 +57,14 @@ def test_bins_count_failures_at_their_end_by_outcome(tmp_path: Path) -> None:
     loaded = load(run)
     frame = failures.over_time(derive(loaded), np.array([0.0, 1.0, 2.0]))
     assert frame.to_dict("list") == {"t_s": [0, 1], "RESET": [1, 2], "TIMEOUT": [0, 1]}
+
+
+@pytest.mark.parametrize("error", [["a", "list"], {"a": 1}, 7])
+def test_an_example_whose_error_is_no_text_is_damage(tmp_path: Path, error: Any) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [failed(6.0, "HTTP_ERROR", "HTTP <n>")])
+    for text in (error, None, "HTTP <n>"):
+        syn.example(run, 0, "HTTP_ERROR", text, "raw")
+    loaded = load(run)
+    assert failures.kinds(loaded, derive(loaded))[0]["example"] == "raw"
+    assert [damage.text for damage in loaded.damage] == ["nonsense in 1 lines, line 1 is the first: they are left out"]

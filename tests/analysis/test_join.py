@@ -26,6 +26,13 @@ def test_a_gap_is_not_covered_and_half_a_window_is_needed() -> None:
     assert np.isnan(mean[1])
 
 
+def test_a_sampler_that_slows_down_leaves_no_gaps() -> None:
+    t = np.concatenate((np.arange(0.0, 60.0), np.arange(60.0, 121.0, 5)))
+    mean, coverage = overlap_mean(t, np.where(t < 60, 1.0, 3.0), np.array([0.0, 55.0, 65.0, 120.0]))
+    assert coverage == pytest.approx([1, 1, 1])
+    assert mean[[0, 2]] == pytest.approx([1, 3])
+
+
 @pytest.mark.parametrize("samples", [0, 1])
 def test_too_few_samples_cover_nothing(samples: int) -> None:
     mean, coverage = overlap_mean(np.arange(samples) + 0.5, np.ones(samples), np.array([0.0, 1.0]))
@@ -82,3 +89,12 @@ def test_the_same_boot_needs_no_probes(tmp_path: Path) -> None:
     assert joined.gpus["t_s"].to_numpy() == pytest.approx(joined.gpus["util_pct"].to_numpy(), abs=1e-9)
     assert joined.clocks[0].bound_ns == 1000  # half the time of the read
     assert joined.simulated
+
+
+def test_a_slow_scrape_does_not_blur_the_other_samples(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_table(run, "here", "gpu_fast", [syn.gpu(float(t)) for t in range(20)])
+    slow = [syn.server(float(t), t1_mono_ns=syn.at(t + 3.0)) for t in range(20)]
+    syn.write_table(run, "here", "server", slow)
+    joined = telemetry(load(run))
+    assert joined.clocks[0].bound_ns == 1000 and joined.problems == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from analysis.load import load
-from loadgen import rundir
+from loadgen import record, rundir
 from loadgen.errors import RunDirError
 from tests.analysis import synthetic as syn
 
@@ -90,3 +90,10 @@ def test_a_manifest_and_nothing_else_is_a_run(tmp_path: Path) -> None:
     (tmp_path / rundir.MANIFEST).write_text(json.dumps(syn.manifest([1])))
     loaded = load(tmp_path)
     assert loaded.requests.empty and loaded.health.empty and loaded.truth.empty and loaded.hosts == []
+
+
+def test_lists_of_gaps_are_flat_arrays_only(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [syn.request(1.0, server_times_us=[1, 2])])
+    columns = set(load(run).requests.columns)
+    assert columns == {column.name for column in record.REQUEST_COLUMNS} - {"chunk_gaps_us"}

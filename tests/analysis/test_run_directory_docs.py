@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,8 @@ from loadgen import record, rundir
 from loadgen.simulator.truth import TruthLog
 from remote_agents.agent import sample
 
-DOC = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+DOC = (ROOT / "docs" / "run-directory.md").read_text()
 
 
 def table(heading: str) -> list[list[str]]:
@@ -49,3 +51,30 @@ def test_every_name_of_the_directory_is_documented() -> None:
     names = [value for name, value in vars(rundir).items() if name.isupper() and isinstance(value, str)]
     assert len(names) > 10
     assert [name for name in names if name not in DOC and name != rundir.LATEST] == []
+
+
+def texts(node: ast.AST) -> set[str]:
+    """The string literals that an expression may become."""
+    branches = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+    return {part.value for part in branches if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def kinds_written() -> set[str]:
+    """Literals in the place of a kind in calls that write an event, and those that a variable `kind` is given."""
+    place = {"log_event": 1, "event": 0, "_event": 0, "log": 0, "_mark": 1}
+    kinds: set[str] = set()
+    for path in [*(ROOT / "loadgen").rglob("*.py"), *(ROOT / "remote_agents").rglob("*.py")]:
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                kinds |= set().union(*map(texts, node.args[place[name] :][:1])) if name in place else set()
+            elif isinstance(node, ast.Assign) and "_event(" in text:
+                named_kind = any(isinstance(target, ast.Name) and target.id == "kind" for target in node.targets)
+                kinds |= texts(node.value) if named_kind else set()
+    return kinds
+
+
+def test_the_kinds_of_events_are_documented() -> None:
+    section = DOC.partition("## events.jsonl\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)`", section)) - {"agent_ns"} == kinds_written()

@@ -95,3 +95,13 @@ def test_hosts_are_fitted_apart() -> None:
         "b": ("b", -10_000, 3),
     }
     assert fit_clocks([]) == {}
+
+
+def test_a_drift_that_no_oscillator_has_is_cut_and_the_bound_says_so() -> None:
+    steps = [exchange(START + n * 10 * SECOND, n * 1_000_000, 0, 100_000, 100_000) for n in range(10)]  # 100 ppm
+    fit = fit_clock("a", steps)
+    assert fit.drift_ppm == pytest.approx(30)
+    assert fit.bound_ns > 3_000_000
+    anchor, later = (fit.anchors[-1].t_agent_ns + after for after in (0, 1000 * SECOND))
+    near, far = bound_at(fit, np.array([anchor, later]))
+    assert far - near == pytest.approx(60_000_000, rel=0.01)  # 30 ppm of the clocks, and 30 of the line

@@ -23,7 +23,7 @@ from loadgen.errors import UsageError
 from loadgen.shards import boot_id, read_shard
 from remote_agents.agent.sample import SCHEMA, TABLES
 from remote_agents.clock import fit_clocks
-from remote_agents.collector import Store, parse_config
+from remote_agents.collector import Config, Link, Store, parse_config
 
 HOST = os.uname().nodename
 
@@ -249,18 +249,31 @@ def test_a_second_collector_does_not_overwrite_the_first(run: Path, started: lis
     assert (run / "telemetry" / HOST / "host.arrow").read_bytes() == b"precious"
 
 
-def test_rows_that_do_not_fit_are_an_event_and_cost_only_themselves(run: Path) -> None:
+@pytest.mark.parametrize("bad", ["not a time", 2**64 - 1])
+def test_rows_that_do_not_fit_are_an_event_and_cost_only_themselves(run: Path, bad: Any) -> None:
     hello = {"host": "../evil", "agent_host": "a", "boot_id": "b", "realtime_ns": 1, "monotonic_ns": 2}
     store = Store(run)
     store.hello(hello | {"simulated": False})
     good = [0 if column.type != "string" else "" for column in TABLES["agent"]]
     store.add("../evil", "agent", [good])
     store.flush()
-    store.add("../evil", "agent", [["not a time", *good[1:]]])
+    store.add("../evil", "agent", [good, [bad, *good[1:]], good, good[1:]])
     store.flush()
     store.add("../evil", "agent", [good])
     store.close()
     (path,) = (run / "telemetry").glob("*/agent.arrow")
     assert path.parent.name == "--evil"
-    assert whole_table(path).num_rows == 2
-    assert [event["kind"] for event in rundir.read_lines(run / rundir.EVENTS)] == ["bad_rows"]
+    assert whole_table(path).num_rows == 4
+    events = rundir.read_lines(run / rundir.EVENTS)
+    assert [event["kind"] for event in events] == ["bad_rows"]
+    assert events[0]["text"].startswith("2 rows of agent from ../evil do not fit its columns: ")
+
+
+def test_a_pong_after_the_goodbye_is_no_answer(run: Path) -> None:
+    link = Link("local", run, Config(run, ("local",)))
+    try:
+        link.begin_burst(2)
+        link.goodbye()
+        assert link.answered({"id": 1, "t1_ns": 1, "t2_ns": 2}, 3) is None
+    finally:
+        assert link.reap(5) == "exit code 0"

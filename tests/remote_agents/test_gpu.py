@@ -119,6 +119,25 @@ def test_one_bad_field_of_a_batch_costs_itself_only(nvml: FakeNvml, sent: Sent) 
     assert list(gpu.absent) == ["thr_hw_therm_ns"]
 
 
+def test_all_bits_set_is_no_value(nvml: FakeNvml, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_nvml, "USED_B", 2**64 - 1)
+    gpu = opened(sent)
+    fast = [named("gpu_fast", gpu.row(FAST)) for _ in range(2)][1]
+    assert (fast["mem_used_b"], fast["mem_total_b"]) == (None, TOTAL_B)
+    assert [(event["kind"], event["column"]) for event in sent.events()] == [("gpu_absent", "mem_used_b")]
+
+
+def test_a_thread_that_ends_with_an_error_says_so_and_is_no_hang(nvml: FakeNvml, sent: Sent) -> None:
+    nvml.errors["nvmlDeviceGetCount_v2"] = pynvml.NVML_ERROR_UNKNOWN
+    sampler = GpuSampler(None, sent.outbox, Meter())
+    with pytest.raises(pynvml.NVMLError):
+        sampler.run(lambda **_: None)
+    assert not sampler.hangs(2**63)
+    (event,) = sent.events()
+    assert event["kind"] == "gpu_thread_lost"
+    assert event["text"] == "GPUs are watched no more: NVMLError_Unknown: Unknown Error"
+
+
 def test_a_passing_error_costs_one_value(nvml: FakeNvml, sent: Sent) -> None:
     gpu = opened(sent)
     nvml.errors["nvmlDeviceGetUtilizationRates"] = pynvml.NVML_ERROR_UNKNOWN

@@ -177,7 +177,6 @@ def test_scraping_goes_on_through_a_restart_of_the_server(
     site: Site, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_metrics, "SLOW_NS", 50_000_000)
-    monkeypatch.setattr(server_metrics, "REPROBE_NS", 200_000_000)
     site.pages["/metrics"] = (200, VLLM, 0)
     scraping(site, sent, token="secret")
     until(lambda: len(site.asked) >= 3)

@@ -146,8 +146,8 @@ def test_target_that_dies_and_comes_back(target: Target, tmp_path: Path) -> None
     with running(LOADGEN, tmp_path / "runs", *arguments) as run:
         run.wait_for_hold()
         time.sleep(1)
-        target.kill()
         died = time.monotonic_ns()
+        target.kill()
         time.sleep(5)
         target.start()
         back = time.monotonic_ns()

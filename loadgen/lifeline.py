@@ -57,7 +57,11 @@ def release(child: subprocess.Popen[bytes]) -> None:
         pass
 
 
-_on_message: Callable[[bytes], None] = lambda _: None  # noqa: E731 - a default that is replaced, not a function to call
+def _ignore(_: bytes) -> None:
+    """What happens to messages until somebody listens."""
+
+
+_on_message: Callable[[bytes], None] = _ignore
 
 
 def hold() -> None:

@@ -43,8 +43,10 @@ class Progress:
 
     def show(self, line: dict[str, Any]) -> None:
         cells = _cells(line)
+        telemetry = line["telemetry"]
+        simulated = "simulated GPU" if telemetry.get("simulated") and telemetry.get("gpus") else ""
         if self._live is not None:
-            table = Table(*_COLUMNS, box=None, pad_edge=False)
+            table = Table(*_COLUMNS, box=None, padding=(0, 1, 0, 0), caption=simulated, caption_justify="right")
             table.add_row(*cells)
             self._live.update(table)
             return
@@ -52,7 +54,8 @@ class Progress:
         now = time.monotonic()
         if key != self._last_key or now - self._last_plain >= _PLAIN_EVERY_S:
             self._last_key, self._last_plain = key, now
-            self.say("  ".join(f"{name} {cell}" for name, cell in zip(_COLUMNS, cells, strict=True)))
+            figures = [f"{name} {cell}" for name, cell in zip(_COLUMNS, cells, strict=True)]
+            self.say("  ".join([*figures, f"({simulated})"] if simulated else figures))
 
 
 def _cells(line: dict[str, Any]) -> tuple[str, ...]:
@@ -62,7 +65,6 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
     utils = [gpu["util_pct"] for gpu in gpus if gpu.get("util_pct") is not None]
     used = [gpu["vram_used_b"] for gpu in gpus if gpu.get("vram_used_b") is not None]
     total = [gpu["vram_total_b"] for gpu in gpus if gpu.get("vram_total_b") is not None]
-    mark = " (simulated)" if telemetry.get("simulated") and gpus else ""
     level = f"/{line['level']}" if line["level"] is not None else ""
     return (
         f"{max(line['step'] + 1, 0)}/{line['steps']}" if line["steps"] else "-",
@@ -73,8 +75,8 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
         _ms(line["ttft_p99_ms"]),
         str(line["failed"]),
         f"{server['waiting']:.0f}" if server.get("waiting") is not None else "-",
-        f"{sum(utils) / len(utils):.0f} %{mark}" if utils else "-",
-        f"{sum(used) / 1e9:.1f}/{sum(total) / 1e9:.1f} GB{mark}" if used else "-",
+        f"{sum(utils) / len(utils):.0f} %" if utils else "-",
+        f"{sum(used) / 1e9:.0f}/{sum(total) / 1e9:.0f} GB" if used else "-",
     )
 
 

@@ -17,7 +17,6 @@ from loadgen.errors import (
     Interrupted,
     LoadgenError,
     RunAborted,
-    RunDirError,
     TargetError,
     UsageError,
 )
@@ -292,12 +291,7 @@ def _report(directory: Path) -> dict[str, Any]:
     from analysis.report.build import build
     from analysis.tables import step_table
 
-    try:
-        built = build(directory)
-    except OSError as error:
-        raise RunDirError(
-            f"the report cannot be written: {error.strerror}; make room, then: loadgen report {directory}"
-        ) from error
+    built = build(directory)
     headers, rows = step_table(built.summary)
     _print_table(headers, rows)
     for step in built.summary["steps"]:

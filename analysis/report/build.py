@@ -88,7 +88,8 @@ def build(run_dir: Path, figures: bool = True) -> Built:
         html = report / "report.html"
         _write(html, _page(run, telemetry, summary, pictures))
     except OSError as error:
-        raise RunDirError(f"cannot write the report to {report}: {error.strerror}; look at the disk") from error
+        remedy = f"make room, then: loadgen report {run_dir}"
+        raise RunDirError(f"cannot write the report to {report}: {error.strerror}; {remedy}") from error
     return Built(html, summary, steps)
 
 

@@ -272,3 +272,32 @@ def test_nothing_is_left_by_a_run_that_never_started(tmp_path: Path) -> None:
         assert run.end(20) == 3
         assert run.processes() == {}
         assert isinstance(run, Run)
+
+
+def test_counts_that_differ_end_with_an_error(tmp_path: Path) -> None:
+    from loadgen import cli, rundir
+    from loadgen.errors import LoadgenError
+
+    run = rundir.create(tmp_path, "chat", None)
+    counts = {"locust": {"requests": 9, "failures": 0}, "recorded": {"requests": 8, "failures": 0}}
+    rundir.write_manifest(run, {"schema": rundir.SCHEMA, "status": rundir.COMPLETE, "reason": None, **counts})
+    summary = {"steps": [{"ok": 8, "errors": {}}]}
+    cli._raise_for(run, summary)
+    rundir.log_event(run, "locust_mismatch", "Locust counted other requests than were recorded")
+    with pytest.raises(LoadgenError, match="do not trust this run") as caught:
+        cli._raise_for(run, summary)
+    assert caught.value.exit_code == 1
+
+
+@needs_mounts
+def test_no_room_for_the_report(tmp_path: Path) -> None:
+    done = _run(tmp_path, "chat", "--steps", "2", "--step-requests", "4", "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    run = (tmp_path / "runs" / "latest").resolve()
+    shutil.rmtree(run / "report")
+    size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    script = f'mount -t tmpfs -o size={size + 300_000} none "$0" && cp -r "$1" "$0/run" && "$2" report "$0/run"'
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["unshare", "--mount", "sh", "-c", script, str(disk), str(run), LOADGEN]
+    _said(subprocess.run(command, capture_output=True, text=True, timeout=60), 4, "cannot write the report", "No space")

@@ -82,10 +82,6 @@ class LoadPlan:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, plan: dict[str, Any]) -> LoadPlan:
-        return cls(**{**plan, "steps": tuple(Step(**step) for step in plan["steps"])})
-
 
 def closed_plan(
     levels: tuple[int, ...], duration_s: float | None, requests: int | None, timeout_s: float, seed: int

@@ -6,7 +6,6 @@ stamps are CLOCK_MONOTONIC ns of the master's host.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from pathlib import Path
@@ -20,8 +19,6 @@ from loadgen.live import Board
 from loadgen.locust_plugin.collection import Collection
 from loadgen.options import ENV_PREFIX, Settings
 from loadgen.stepper import Phase, Stepper
-
-logger = logging.getLogger(__name__)
 
 
 class ActiveRun:

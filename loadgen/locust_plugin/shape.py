@@ -34,7 +34,7 @@ class SteppedShape(LoadTestShape):
         # T13: an exception here would end the shape and leave the load running.
         try:
             return self._tick()
-        except Exception as error:
+        except Exception as error:  # whatever it is: the load must end
             logger.exception("the load shape failed")
             self.failure = error
             return None

@@ -253,7 +253,7 @@ class GpuSampler:
             self._in_call_since_ns = None
             self.limit_ns = HANG_NS
             self._sample(gpus)
-        except Exception as error:
+        except Exception as error:  # said, then raised again
             self._in_call_since_ns = None  # it has returned: this is no hang
             text = f"GPUs are watched no more: {type(error).__name__}: {error}"
             self._outbox.event("gpu_thread_lost", text)

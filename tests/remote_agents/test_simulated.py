@@ -53,7 +53,10 @@ def test_what_is_no_answer_is_said(status: int, body: str, said: str) -> None:
 def test_polling_goes_on_when_the_simulator_restarts(site: Site, sent: Sent) -> None:
     site.pages["/telemetry"] = (200, answer(), 0)
     hellos: list[dict[str, Any]] = []
-    announce = lambda **facts: hellos.append(facts)  # noqa: E731
+
+    def announce(**facts: Any) -> None:
+        hellos.append(facts)
+
     threading.Thread(target=poll, args=(site.url + "/telemetry", sent.outbox, Meter(), announce), daemon=True).start()
     until(lambda: len(site.asked) >= 12)
     site.pages["/telemetry"] = (503, "", 0)

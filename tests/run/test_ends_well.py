@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,12 @@ def _recorded(run: Run) -> int:
     return sum(table.num_rows for table in tables if table is not None)
 
 
+def _wait_for_records(run: Run) -> None:
+    """Until a step holds and something was recorded: what is killed now must leave it behind."""
+    run.wait_for_hold()
+    run.wait_for(lambda: _recorded(run) > 0, 30, "no request was recorded")
+
+
 def _gone_within(run: Run, seconds: float) -> None:
     ports = run.listening()
     assert ports
@@ -32,7 +37,7 @@ def _gone_within(run: Run, seconds: float) -> None:
 
 def test_ctrl_c_once_reports_what_there_is(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS) as run:
-        run.wait_for_hold()
+        _wait_for_records(run)
         os.kill(run.process.pid, signal.SIGINT)
         assert run.end(30) == 130
         assert run.processes() == {}
@@ -57,7 +62,7 @@ def test_ctrl_c_while_it_starts(loadgen: str, tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_kills(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS) as run:
-        run.wait_for_hold()
+        _wait_for_records(run)
         os.kill(run.process.pid, signal.SIGINT)
         run.wait_for(lambda: "press Ctrl-C again" in run.output, 5, "the hint")
         os.kill(run.process.pid, signal.SIGINT)
@@ -69,7 +74,7 @@ def test_ctrl_c_twice_kills(loadgen: str, tmp_path: Path) -> None:
 
 def test_conductor_killed(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS) as run:
-        run.wait_for_hold()
+        _wait_for_records(run)
         os.kill(run.process.pid, signal.SIGKILL)
         _gone_within(run, GONE_S)
         assert run.manifest["status"] == "aborted"
@@ -79,7 +84,7 @@ def test_conductor_killed(loadgen: str, tmp_path: Path) -> None:
 
 def test_master_killed(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS) as run:
-        run.wait_for_hold()
+        _wait_for_records(run)
         os.kill(run.pid_of("loadgen.locust", "--master "), signal.SIGKILL)
         assert run.end(30) == 5
         assert run.processes() == {}
@@ -91,8 +96,7 @@ def test_master_killed(loadgen: str, tmp_path: Path) -> None:
 
 def test_only_worker_killed(loadgen: str, tmp_path: Path) -> None:
     with running(loadgen, tmp_path, *STEPS, "--workers", "1") as run:
-        run.wait_for_hold()
-        time.sleep(2)  # an answer takes two seconds
+        _wait_for_records(run)
         os.kill(run.pid_of("loadgen.locust", "--worker"), signal.SIGKILL)
         assert run.end(30) == 5
         assert run.processes() == {}
@@ -103,7 +107,7 @@ def test_only_worker_killed(loadgen: str, tmp_path: Path) -> None:
 def test_one_of_two_workers_killed(loadgen: str, tmp_path: Path) -> None:
     """It is marked, nothing ramps again, and the next step is carried by the one that is left."""
     with running(loadgen, tmp_path, "--steps", "20,40", "--step-time", "12", "--workers", "2") as run:
-        run.wait_for_hold()
+        _wait_for_records(run)
         os.kill(run.pid_of("loadgen.locust", "--worker"), signal.SIGKILL)
         assert run.end(60) == 0
         assert run.processes() == {}

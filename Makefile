@@ -48,7 +48,8 @@ lint: $(VENV)/.setup-dev ## ruff, mypy, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.setup-dev ## run the benchmarks
+bench: $(VENV)/.setup-dev ## ours and its peers against the reference server; what the simulator can emit
+	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python benchmarks/simulator_capacity.py
 
 system-deps: ## install what the full tests need beside Python (Debian, as root)

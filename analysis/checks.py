@@ -5,6 +5,7 @@ A caveat is a dict of code, text and remedy. Here are the rules and their limits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +21,14 @@ CLIENT_LAG_MS = 5.0
 CLIENT_LAG_OF_E2E = 0.05
 # Without them a late read is a late stamp: a share of the shortest latency that is reported.
 CLIENT_LAG_OF_TTFT = 0.02
+# Open model: lateness of a send is part of every latency, which counts from when the request was due.
+SEND_LAG_MS = 2.0
+SEND_LAG_OF_E2E = 0.02
 WORKER_CPU_PCT = 90.0
 SIMULATOR_LATE = 0.01
 DELIVERED = 0.95
+# What arrives by chance differs from its mean by fewer standard deviations than this.
+CHANCE = 3.0
 CANCELLED = 0.05
 ENDED_AFTER = 0.5
 FAILED = 0.01
@@ -76,6 +82,21 @@ def client_lag_limit(step: dict[str, Any]) -> tuple[float, float, str]:
     return max(CLIENT_LAG_MS, share * (step[f"{metric}_ms_ok"]["p50"] or 0.0)), share, metric
 
 
+def send_lag_limit(step: dict[str, Any]) -> float | None:
+    """The p99 of the send lag that is tolerated, in ms. None in the closed model, which has no schedule."""
+    return max(SEND_LAG_MS, SEND_LAG_OF_E2E * (step["e2e_ms_ok"]["p50"] or 0.0)) if step["rate"] else None
+
+
+def client_on_time(step: dict[str, Any]) -> bool | None:
+    """The verdict on the client: whether it read, and in the open model sent, within the limits. None: not measured."""
+    limits = (
+        (step["client_lag_ms"]["p99"], client_lag_limit(step)[0]),
+        (step["send_lag_ms"]["p99"], send_lag_limit(step)),
+    )
+    within = [lag <= limit for lag, limit in limits if lag is not None and limit is not None]
+    return all(within) if within else None
+
+
 def _client(step: dict[str, Any]) -> Iterator[Caveat]:
     lag = step["client_lag_ms"]["p99"]
     limit, share, metric = client_lag_limit(step)
@@ -84,6 +105,14 @@ def _client(step: dict[str, Any]) -> Iterator[Caveat]:
         yield _caveat(
             "client_late",
             f"the client read late: p99 {lag:.1f} ms (limit {limit:.1f} ms, {rule})",
+            "use more workers, or a machine of their own for them",
+        )
+    sent, limit_ = step["send_lag_ms"]["p99"], send_lag_limit(step)
+    if sent is not None and limit_ is not None and sent > limit_:
+        rule = f"the larger of {SEND_LAG_MS:g} ms and {SEND_LAG_OF_E2E:.0%} of E2E p50"
+        yield _caveat(
+            "client_late",
+            f"the client sent late: p99 {sent:.1f} ms after a request was due (limit {limit_:.1f} ms, {rule})",
             "use more workers, or a machine of their own for them",
         )
     if (cpu := step["worker_cpu_pct"]) is not None and cpu > WORKER_CPU_PCT:
@@ -121,6 +150,21 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
             f"{flying:.1f} requests were in flight on average, {step['level']} were asked for",
             "look for connection errors, busy workers and lost workers; give the step more time",
         )
+    if (rate := step["rate"]) is not None and rate["delivered"] is not None:
+        wanted = max(DELIVERED * rate["due"], _least_due(rate["asked"], window.length_s, manifest["plan"]))
+        if rate["delivered"] < wanted:
+            yield _caveat(
+                "load_not_delivered",
+                f"{rate['delivered']:.1f} requests/s were sent, {step['level']} were asked for",
+                "look for dropped requests, busy workers and lost workers",
+            )
+    if step["dropped"]:
+        yield _caveat(
+            "dropped",
+            f"{step['dropped']} of {step['requests']} requests were due and never sent, as too many were in flight: "
+            "they count as infinite in the percentiles",
+            "raise --max-in-flight, or the server does not hold this rate",
+        )
     if not window.ended:
         yield _caveat(
             "no_step_end",
@@ -129,13 +173,13 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
         )
     if (counted := step["requests"] - step["cancelled"]) and not step["ok"]:
         yield _caveat("all_failed", f"all {counted} requests failed", "see the outcomes and logs/")
-    elif counted and (failed := sum(step["errors"].values())) > FAILED * counted:
+    elif counted and (failed := sum(step["errors"].values()) - step["dropped"]) > FAILED * counted:
         yield _caveat(
             "failures",
             f"{failed} of {counted} requests failed: they count as infinite in the percentiles",
             "see the outcomes; figures of the survivors are in summary.json as …_ok",
         )
-    if step["cancelled"] > CANCELLED * step["requests"]:
+    if step["cancelled"] > (CANCELLED + _hung_up(manifest)) * step["requests"]:
         yield _caveat(
             "many_cancelled",
             f"the run's end cut {step['cancelled']} of {step['requests']} requests: percentiles miss the slowest",
@@ -148,6 +192,22 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
             "different requests",
             "make the step several times as long as an answer",
         )
+
+
+def _hung_up(manifest: dict[str, Any]) -> float:
+    """The share of the requests that the client was told to cancel."""
+    try:
+        return float((manifest["options"] or {}).get("cancel_rate") or 0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _least_due(asked: float, length_s: float, plan: dict[str, Any]) -> float:
+    """The rate that a window of the schedule reaches, but for rare chance; 0 for a trace, which need not be even."""
+    cv = {"constant": 0.0, "poisson": 1.0}.get(str(plan.get("arrival")), plan.get("cv"))
+    if not isinstance(cv, int | float):
+        return 0.0
+    return asked * (DELIVERED - CHANCE * cv / math.sqrt(asked * length_s))
 
 
 def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
@@ -231,7 +291,7 @@ def run_caveats(
     agents: list[dict[str, Any]],
     problems: list[str],
     damaged: list[str],
-    unreached: list[int],
+    unreached: list[str],
     simulated_gpu: bool,
 ) -> list[Caveat]:
     """Caveats of the whole run."""
@@ -250,8 +310,8 @@ def run_caveats(
     elif status != rundir.COMPLETE:
         found.append(_caveat(str(status), f"the run was {status}: {reason or 'no reason given'}", "repeat the run"))
     found += [
-        _caveat("step_not_reached", f"the step of {level} users never reached its level", "see events and logs/")
-        for level in unreached
+        _caveat("step_not_reached", f"the step of {step} never reached its level", "see events and logs/")
+        for step in unreached
     ]
     theirs, ours = manifest.get("locust"), manifest.get("recorded")
     if theirs and ours and theirs != ours:

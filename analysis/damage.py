@@ -8,6 +8,7 @@ Instants of a Span are CLOCK_MONOTONIC ns of the controller.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,11 @@ class Span(NamedTuple):
 def whole(value: Any) -> bool:
     """An integer that fits into a column, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _WORD
+
+
+def number(value: Any) -> bool:
+    """A finite number, whole or not."""
+    return whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def sentence(error: object) -> str:
@@ -101,7 +107,7 @@ def read_steps(run_dir: Path, within: Span, found: list[Damage]) -> list[Line]:
             within.holds(line.get("t_ns"))
             and line.get("what") in ("ramp", "begin", "end")
             and whole(line.get("step"))
-            and whole(line.get("level"))
+            and number(line.get("level"))
             and line["level"] > 0
             and isinstance(line.get("unit", ""), str)
         )
@@ -199,6 +205,9 @@ def missing(run_dir: Path, manifest: Mapping[str, Any], began: bool) -> list[Dam
             else:
                 for worker in workers:
                     expect(f"{folder}/worker-{worker}.arrow", loss)
+        if list((run_dir / rundir.WORKERS).glob("*.histograms.arrow")):  # there was a time without
+            for worker in workers:
+                expect(f"{rundir.WORKERS}/worker-{worker}.histograms.arrow", "how late its reads were is not known")
         if manifest["plan"].get("steps"):
             expect(rundir.STEPS, "no step has figures")
         expect(rundir.LOGS, "what the processes said is lost")

@@ -257,18 +257,25 @@ def _integral(knots: Floats, areas: Floats, edges: Floats) -> Floats:
     return np.asarray(np.diff(np.interp(edges, knots, cumulated)))
 
 
-def occupied(begin_s: Floats, end_s: Floats, edges: Floats) -> Floats:
-    """Mean number of intervals [begin, end] that are open in each bin between `edges`; NaN intervals do not count."""
+def occupied(begin_s: Floats, end_s: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
+    """Mean number, or weight, of the intervals [begin, end] that are open in each bin between `edges`.
+
+    NaN intervals do not count.
+    """
     known = ~(np.isnan(begin_s) | np.isnan(end_s))
-    area = _ramps(np.sort(begin_s[known]), edges) - _ramps(np.sort(end_s[known]), edges)
+    each = np.ones(begin_s.size) if weights is None else weights
+    area = _ramps(begin_s[known], each[known], edges) - _ramps(end_s[known], each[known], edges)
     width = np.diff(edges)
     return np.asarray(np.divide(np.diff(area), width, out=np.full(width.size, np.nan), where=width > 0))
 
 
-def _ramps(starts: Floats, at: Floats) -> Floats:
-    """Sum over the sorted starts of max(0, at - start)."""
+def _ramps(starts: Floats, weights: Floats, at: Floats) -> Floats:
+    """Sum over the starts of weight * max(0, at - start)."""
+    order = np.argsort(starts)
+    starts, weights = starts[order], weights[order]
     index = np.searchsorted(starts, at)
-    return np.asarray(index * at - np.concatenate(([0.0], np.cumsum(starts)))[index])
+    slopes, heights = (np.concatenate(([0.0], np.cumsum(values)))[index] for values in (weights, weights * starts))
+    return np.asarray(slopes * at - heights)
 
 
 def between(t_s: Floats, begin_s: float, end_s: float) -> NDArray[np.bool_]:

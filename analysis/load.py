@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from analysis import damage
 from analysis.damage import Damage, Span
 from loadgen import record, rundir
-from loadgen.shards import read_shard
+from loadgen.histogram import bucket
+from loadgen.shards import arrow_schema, read_shard
 from remote_agents.agent import sample
 
 _EXACT = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -33,8 +34,15 @@ _TRUTH = ("received_ns", "emissions", "late_tokens")
 # A row without one of these says nothing, and neither does one with a stamp outside the run.
 _REQUEST_KEYS = ("intended_ns", "outcome")
 _HEALTH_KEYS = ("t_ns",)
+# Beside the worker's own rows.
+_HISTOGRAMS = ".histograms.arrow"
+_HISTOGRAM_KEYS = ("t_ns", "name", "buckets", "counts")
+# No duration of 64 bits of ns is in a bucket above it.
+_LAST_BUCKET = bucket(2**63 - 1)
 _SAMPLE_KEYS = ("t0_mono_ns", "t1_mono_ns", "gpu_uuid", "gpu_index")
 _OUTCOMES = pa.array([str(outcome) for outcome in record.Outcome])
+# What a worker counts in a second, at the most and far above it.
+_MOST = 2**40
 # No sample of anything is larger.
 _LARGEST = 1e18
 
@@ -59,13 +67,17 @@ class Host:
 
 @dataclass(frozen=True)
 class Run:
-    """`requests` has record.REQUEST_COLUMNS but for the gaps; `health` has record.HEALTH_COLUMNS and `worker`."""
+    """`requests` has record.REQUEST_COLUMNS but for the gaps; `health` has record.HEALTH_COLUMNS and `worker`.
+
+    `histograms` has t_ns, name, bucket and count: a row a bucket of a worker's second, none in a run without them.
+    """
 
     path: Path
     manifest: dict[str, Any]
     requests: pd.DataFrame
     gaps: Gaps
     health: pd.DataFrame
+    histograms: pd.DataFrame
     steps: list[dict[str, Any]]
     events: list[dict[str, Any]]
     probes: list[dict[str, Any]]
@@ -87,6 +99,9 @@ def load(run_dir: Path) -> Run:
     shards = _shards(run_dir, rundir.REQUESTS, record.REQUEST_COLUMNS, _REQUEST_KEYS, boot, within, found)
     requests = pa.concat_tables([table for _, table in shards]) if shards else None
     rows = _workers(_shards(run_dir, rundir.WORKERS, record.HEALTH_COLUMNS, _HEALTH_KEYS, boot, within, found))
+    counted = _shards(
+        run_dir, rundir.WORKERS, record.HISTOGRAM_COLUMNS, _HISTOGRAM_KEYS, boot, within, found, _HISTOGRAMS
+    )
     steps = damage.read_steps(run_dir, within, found)
     run = Run(
         path=run_dir,
@@ -94,6 +109,7 @@ def load(run_dir: Path) -> Run:
         requests=_frame(requests, [c for c in record.REQUEST_COLUMNS if c.name != _GAPS]),
         gaps=_flatten(requests),
         health=pd.concat(rows) if rows else _frame(None, record.HEALTH_COLUMNS).assign(worker=0),
+        histograms=_buckets([(f"{rundir.WORKERS}/{stem}.arrow", table) for stem, table in counted], found),
         steps=steps,
         events=damage.read_events(run_dir, within, found),
         probes=damage.read_probes(run_dir, found),
@@ -135,10 +151,13 @@ def _shards(
     boot_id: str,
     within: Span,
     found: list[Damage],
+    suffix: str = ".arrow",
 ) -> list[tuple[str, pa.Table]]:
-    """(stem, table) of each readable shard that is on the controller's clock."""
+    """(stem, table) of each readable shard of that kind that is on the controller's clock."""
     shards = []
     for path in sorted((run_dir / folder).glob("*.arrow")):
+        if "".join(path.suffixes) != suffix:
+            continue
         name = f"{folder}/{path.name}"
         table, facts = _read(path, name, columns, record.SCHEMA, found)
         if table is None:
@@ -229,7 +248,7 @@ def _usable(
 
 
 def _arrow(kind: str) -> Any:
-    return pa.list_(pa.int32()) if kind == "list<int32>" else pa.type_for_alias(kind)
+    return arrow_schema([(kind, kind)], {}).types[0]
 
 
 def _frame(table: pa.Table | None, columns: Iterable[Any]) -> pd.DataFrame:
@@ -248,6 +267,21 @@ def _flatten(table: pa.Table | None) -> Gaps:
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     return Gaps(values, np.concatenate(([0], np.cumsum(lengths))))
+
+
+def _buckets(shards: list[tuple[str, pa.Table]], found: list[Damage]) -> pd.DataFrame:
+    """The histograms of all shards, a row a bucket; a row that is no histogram is left out."""
+    frames = [pd.DataFrame({"t_ns": [], "name": [], "bucket": [], "count": []}, dtype="int64").astype({"name": "str"})]
+    for name, table in shards:
+        lengths = [pc.list_value_length(table[column]) for column in ("buckets", "counts")]
+        even = table.filter(pc.equal(*lengths)).combine_chunks()
+        flat = even.select(["t_ns", "name"]).take(pc.list_parent_indices(even["buckets"])).to_pandas()
+        flat["bucket"], flat["count"] = (pc.list_flatten(even[column]).to_numpy() for column in ("buckets", "counts"))
+        good = flat["bucket"].between(0, _LAST_BUCKET) & flat["count"].between(1, _MOST)
+        if bad := table.num_rows - len(even) + int((~good).sum()):
+            found.append(Damage(name, f"{bad} buckets are nonsense: they are left out"))
+        frames.append(flat[good].astype({"bucket": "int64", "count": "int64"}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _host(run_dir: Path, folder: Path, within: Span, found: list[Damage]) -> Host | None:

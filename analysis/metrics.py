@@ -21,9 +21,11 @@ from analysis.join import MIN_COVERAGE, Telemetry, between, occupied, overlap_me
 from analysis.load import Run
 from analysis.stats import Floats, describe, percentile
 from analysis.windows import Window
+from loadgen.histogram import quantile
 from loadgen.record import Outcome
 
 GIB = 2**30
+_LAG_STATS = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
 class Metric(NamedTuple):
@@ -38,10 +40,25 @@ METRICS = (
     Metric("success", "%", "OK / (requests − cancelled)", "intended in the window"),
     Metric("TTFT", "ms", "first event that carries output − intended", "intended in the window; a failure is +∞"),
     Metric("E2E", "ms", "end − intended", "intended in the window; a failure is +∞"),
+    Metric(
+        "service time",
+        "ms",
+        "end − sent: without the time that a request waited to be sent",
+        "intended in the window and sent; a failure is +∞",
+    ),
     Metric("TPOT", "ms", "(last token − first token) / (output tokens − 1)", "as E2E; none for a single token"),
-    Metric("ITL", "ms", "gap between tokens; a chunk of k tokens spreads its gap over k", "all gaps of OK requests"),
+    Metric(
+        "ITL",
+        "ms",
+        "gap between tokens; a chunk of k tokens spreads its gap over k",
+        "all gaps of OK requests; in a long run, of every k-th request",
+    ),
     Metric("…_ok", "ms", "the same without failures", "OK: the survivors only"),
     Metric("output tok/s", "1/s", "output tokens that arrived in the window / window", "OK, wherever they began"),
+    Metric("delivered", "1/s", "requests sent in the window / window", "open model: all, cancelled ones too"),
+    Metric(
+        "dropped", "", "requests that were due, and not sent because too many were in flight", "open model: failures"
+    ),
     Metric("in flight", "", "time-weighted mean of requests sent and not ended", "all, cancelled ones too"),
     Metric("percentile", "", "smallest value that p % of the sample do not exceed (inverted CDF)", "no interpolation"),
     Metric("GPU util", "%", "share of time with a kernel running, mean over the window and the GPUs", "GPU samples"),
@@ -54,11 +71,18 @@ METRICS = (
     ),
     Metric("power", "W", "energy counter's difference / time, else mean of the power samples", "summed over the GPUs"),
     Metric(
-        "client lag",
+        "read lag",
         "ms",
-        "worst delay from the kernel's receipt to our read, a request; else lateness of the workers' event loop",
-        "intended in the window but cancelled ones",
+        "our read − the kernel's receipt",
+        "all reads of requests that ended in the window; else the worst of each that was intended in it",
     ),
+    Metric(
+        "send lag",
+        "ms",
+        "sent − intended − the time that its connection took",
+        "intended in the window; no second attempts",
+    ),
+    Metric("client lag", "ms", "read lag; without kernel stamps, lateness of the workers' event loops", "as read lag"),
 )
 
 
@@ -67,6 +91,7 @@ class Requests:
     """`frame`: a row a request, on the controller's clock; `gap_*`: an element a chunk gap, `gap_row` its request.
 
     A gap's `gap_s` is the instant it ended, `gap_itl_ms` its length a token, `gap_tokens` the tokens it brought.
+    Requests that are not `kept` had gaps, and only their summary was recorded.
     """
 
     frame: pd.DataFrame
@@ -82,16 +107,17 @@ def derive(run: Run) -> Requests:
     The tokens of a request are spread evenly over its output events, which is exact for one token an event.
     """
     raw, zero = run.requests, start_ns(run)
-    at = {name: seconds(raw[f"{name}_ns"], zero) for name in ("intended", "sent", "first_token", "last_token", "end")}
+    stamps = ("intended", "sent", "first_token", "last_token", "end")
+    at = {name: seconds(raw[f"{name}_ns"], zero) for name in stamps}
     lengths = np.diff(run.gaps.offsets)
     outcome = raw["outcome"].fillna("").to_numpy(dtype=object)
     cancelled = outcome == Outcome.CANCELLED
     ok = outcome == Outcome.OK
-    tokens, events = (
-        np.asarray(raw[name].to_numpy(dtype=np.float64, na_value=np.nan)) for name in ("output_tokens", "output_events")
-    )
+    dropped = outcome == Outcome.DROPPED
+    tokens, events = (_floats(raw[name]) for name in ("output_tokens", "output_events"))
     row = np.repeat(np.arange(len(raw)), lengths)
-    chunks = np.where(np.isnan(at["first_token"]), 0, lengths + 1)
+    kept = (lengths > 0) | raw["gap_max_us"].isna().to_numpy()
+    chunks = np.where(np.isnan(at["first_token"]), 0, np.where(kept, lengths + 1, np.fmax(events, 1)))
     tokens = np.where(np.isnan(tokens), np.where(np.isnan(events), chunks, events), tokens)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_chunk = np.where((chunks > 0) & (tokens > 0), tokens / chunks, 1.0)
@@ -99,27 +125,33 @@ def derive(run: Run) -> Requests:
     frame = pd.DataFrame(
         {
             "intended_s": at["intended"],
+            "sent_s": at["sent"],
             "begin_s": np.where(np.isnan(at["sent"]), at["intended"], at["sent"]),
             "first_token_s": at["first_token"],
-            "end_s": at["end"],
+            "last_token_s": at["last_token"],
+            "end_s": np.where(dropped, at["intended"], at["end"]),
             "ttft_ms": _exact_ms(raw["first_token_ns"], raw["intended_ns"]),
             "e2e_ms": _exact_ms(raw["end_ns"], raw["intended_ns"]),
+            "service_ms": _exact_ms(raw["end_ns"], raw["sent_ns"]),
             "tpot_ms": tpot * 1e3,
             "outcome": outcome,
             "ok": ok,
             "failed": ~ok & ~cancelled,
             "cancelled": cancelled,
-            "sent": outcome != Outcome.DROPPED,
+            "dropped": dropped,
             "tokens": tokens,
             "chunks": chunks,
             "per_chunk": per_chunk,
+            "kept": kept,
             # Plain inference has no tokens: nothing was to be counted.
             "uncounted": (raw["token_source"] == "events").to_numpy(dtype=bool, na_value=False),
             "server_times_us": raw["server_times_us"],
-            "read_lag_ms": raw["read_lag_us"].to_numpy(dtype=np.float64, na_value=np.nan) / 1e3,
+            "read_lag_ms": _floats(raw["read_lag_us"]) / 1e3,
+            "send_lag_ms": _send_lag_ms(raw),
+            "stamp_source": raw["stamp_source"],
             # A read of k output events is k - 1 gaps of 0 and one coalesced read.
             "shared": np.bincount(row[run.gaps.values == 0], minlength=len(raw))
-            + raw["coalesced_reads"].to_numpy(dtype=np.float64, na_value=0.0),
+            + np.nan_to_num(_floats(raw["coalesced_reads"])),
         }
     )
     elapsed = np.concatenate(([0], np.cumsum(run.gaps.values)))
@@ -135,6 +167,19 @@ def derive(run: Run) -> Requests:
 
 def _exact_ms(later: pd.Series[int], earlier: pd.Series[int]) -> Floats:
     return np.asarray((later - earlier).to_numpy(dtype=np.float64, na_value=np.nan)) / 1e6
+
+
+def _floats(column: pd.Series[int]) -> Floats:
+    """NaN for null."""
+    return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _send_lag_ms(raw: pd.DataFrame) -> Floats:
+    """How late the client sent: connecting is the network's and the server's time, and so is a first attempt."""
+    connecting_us = sum(np.nan_to_num(_floats(raw[f"{phase}_us"])) for phase in ("dns", "connect", "tls"))
+    late = np.fmax(_exact_ms(raw["sent_ns"], raw["intended_ns"]) - connecting_us / 1e3, 0)
+    again = (raw["attempts"] > 1).to_numpy(dtype=bool, na_value=False) | raw["sent_ns"].isna().to_numpy()
+    return np.asarray(np.where(again, np.nan, late))
 
 
 def is_measured(frame: pd.DataFrame, name: str) -> bool:
@@ -153,14 +198,23 @@ def latencies(frame: pd.DataFrame, name: str) -> Floats:
 
 
 def tokens_arrived(requests: Requests, edges: Floats) -> Floats:
-    """Output tokens of OK requests that arrived in each bin between `edges`."""
-    ok = requests.frame["ok"].to_numpy()
-    first = requests.frame["first_token_s"].to_numpy()
-    firsts = ok & ~np.isnan(first)
-    gaps = ok[requests.gap_row]
-    weights = requests.frame["per_chunk"].to_numpy()[firsts]
-    later = histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
-    return histogram(first[firsts], edges, weights) + later
+    """Output tokens of OK requests that arrived in each bin between `edges`.
+
+    Where only the gaps' summary was kept, the tokens after the first chunk are spread evenly up to the last one.
+    """
+    good = requests.frame[requests.frame["ok"]]
+    gaps = requests.frame["ok"].to_numpy()[requests.gap_row]
+    arrived = histogram(good["first_token_s"].to_numpy(), edges, good["per_chunk"].to_numpy())
+    arrived += histogram(requests.gap_s[gaps], edges, requests.gap_tokens[gaps])
+    first, last, tokens, per_chunk = (
+        good.loc[~good["kept"], name].to_numpy() for name in ("first_token_s", "last_token_s", "tokens", "per_chunk")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = (tokens - per_chunk) / (last - first)
+    long = last > first
+    spread = occupied(first[long], last[long], edges, rate[long]) * np.diff(edges)
+    at_once = histogram(first[~long], edges, (tokens - per_chunk)[~long])
+    return np.asarray(arrived + np.nan_to_num(spread) + at_once)
 
 
 def histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> Floats:
@@ -182,8 +236,12 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
     gaps = (chosen & frame["ok"].to_numpy())[requests.gap_row]
     gap_tokens = requests.gap_tokens[gaps]
     spread = not np.all(gap_tokens == 1.0)
-    lags = mine.loc[~mine["cancelled"], "read_lag_ms"].dropna().to_numpy()
-    loop_lag = _loop_lag(run, window)
+    with_gaps = good[good["chunks"] > 1]
+    read = mine[mine["kept"]]
+    health = _during(run, run.health, window)
+    loop_lag = _lag(_floats(health["loop_lag_p99_us"]) / 1e3, "p50", "p99")
+    read_lag = _read_lag(run, mine, window)
+    by_reads = read_lag["p99"] is not None
     gpus = _gpu_figures(telemetry, edges)
 
     def latency(rows: pd.DataFrame, name: str) -> dict[str, float | None]:
@@ -199,6 +257,7 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "ok": ok,
         "errors": dict(sorted(outcomes.items())),
         "cancelled": cancelled,
+        "dropped": outcomes[Outcome.DROPPED],
         "ended_after_window": int((~mine["cancelled"] & ~(mine["end_s"] < window.end_s)).sum()),
         "success_pct": 100 * ok / counted if counted else None,
         "qps": _rate(int(ended["ok"].sum()), window),
@@ -209,20 +268,29 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
             if good.empty or (good["tokens"] > 0).any()
             else None
         ),
+        "rate": _rates(frame, window) if window.open else None,
         "in_flight_mean": _in_flight(frame, edges)[0],
         "ttft_ms": latency(mine, "ttft_ms"),
         "ttft_ms_ok": latency(good, "ttft_ms"),
         "itl_ms": describe(requests.gap_itl_ms[gaps], gap_tokens if spread else None),
+        "itl_share": _share(with_gaps["kept"].sum(), len(with_gaps)),
         "tpot_ms": latency(mine, "tpot_ms"),
         "tpot_ms_ok": latency(good, "tpot_ms"),
         "e2e_ms": latency(mine, "e2e_ms"),
         "e2e_ms_ok": latency(good, "e2e_ms"),
+        "service_ms": latency(mine[~mine["dropped"]], "service_ms"),
+        "service_ms_ok": latency(good, "service_ms"),
         "server_times_ms": _server_times(run, good),
-        "client_lag_ms": {f"p{p}": percentile(lags, p) for p in (50, 99)} if lags.size else loop_lag,
-        "client_lag_source": "read_lag" if lags.size else None if loop_lag["p99"] is None else "loop_lag",
+        "read_lag_ms": read_lag,
+        "send_lag_ms": _lag(mine["send_lag_ms"].to_numpy(), *_LAG_STATS),
+        "client_lag_ms": {name: (read_lag if by_reads else loop_lag)[name] for name in ("p50", "p99")},
+        "client_lag_source": "read_lag" if by_reads else None if loop_lag["p99"] is None else "loop_lag",
         "loop_lag_ms": loop_lag,
-        "worker_cpu_pct": _worker_cpu(run, window),
-        "coalesced_share": _share(min(mine["shared"].sum(), mine["chunks"].sum()), mine["chunks"].sum()),
+        "loop_stall_ms": _lag(_floats(health["loop_lag_max_us"]) / 1e3, "max")["max"],
+        "gc_pause_ms": _lag(_floats(health["gc_pause_max_us"]) / 1e3, "max")["max"],
+        "worker_cpu_pct": _worker_cpu(health),
+        "kernel_stamp_share": _share((mine["stamp_source"] == "kernel").sum(), mine["stamp_source"].notna().sum()),
+        "coalesced_share": _share(min(read["shared"].sum(), read["chunks"].sum()), read["chunks"].sum()),
         "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
         "tokens_from_events_share": _share(good["uncounted"].sum(), len(good)),
         "simulator_late_share": _simulator_late(run, window),
@@ -251,24 +319,47 @@ def _share(part: Any, whole: Any) -> float | None:
 
 
 def _in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
-    sent = frame["sent"].to_numpy()
+    sent = ~frame["dropped"].to_numpy()
     return occupied(frame["begin_s"].to_numpy()[sent], frame["end_s"].to_numpy()[sent], edges)
 
 
-def _loop_lag(run: Run, window: Window) -> dict[str, float | None]:
-    """p50 and p99 in ms, over the seconds and workers, of a second's p99 of how late the event loop was."""
-    lags = _health(run, window)["loop_lag_p99_us"].dropna().to_numpy(dtype=np.float64) / 1e3
-    return {f"p{p}": percentile(lags, p) for p in (50, 99)}
+def _rates(frame: pd.DataFrame, window: Window) -> dict[str, float | None]:
+    """Requests a second of the open model: asked for, due by the schedule, and sent, in the window."""
+    due, sent = (
+        int(between(frame[f"{name}_s"].to_numpy(), window.begin_s, window.end_s).sum()) for name in ("intended", "sent")
+    )
+    return {"asked": float(window.level), "due": _rate(due, window), "delivered": _rate(sent, window)}
 
 
-def _health(run: Run, window: Window) -> pd.DataFrame:
-    return run.health[between(seconds(run.health["t_ns"], start_ns(run)), window.begin_s, window.end_s)]
+def _during(run: Run, rows: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """Rows of a second each, stamped at its end, that lie in the window by more than half."""
+    middle = seconds(rows["t_ns"], start_ns(run)) - 0.5
+    return rows[between(middle, window.begin_s, window.end_s)]
 
 
-def _worker_cpu(run: Run, window: Window) -> float | None:
+def _read_lag(run: Run, mine: pd.DataFrame, window: Window) -> dict[str, float | None]:
+    """p50, p99 and max in ms over the reads of all workers; over each request's worst where reads were not counted."""
+    rows = _during(run, run.histograms, window)
+    rows = rows[rows["name"] == "read_lag"]
+    if rows.empty:
+        return _lag(mine.loc[~mine["cancelled"], "read_lag_ms"].to_numpy(), *_LAG_STATS)
+    merged: Counter[int] = Counter()
+    for bucket, count in zip(rows["bucket"].tolist(), rows["count"].tolist(), strict=True):
+        merged[bucket] += count
+    ranks = {stat: quantile(merged, share) for stat, share in _LAG_STATS.items()}
+    return {stat: None if ns is None else ns / 1e6 for stat, ns in ranks.items()}
+
+
+def _lag(values_ms: Floats, *stats: str) -> dict[str, float | None]:
+    """The named ones of p50, p99 and max, without NaN; None each when there are no values."""
+    values = values_ms[~np.isnan(values_ms)]
+    return {stat: percentile(values, 100 * _LAG_STATS[stat]) for stat in stats}
+
+
+def _worker_cpu(health: pd.DataFrame) -> float | None:
     """Share of one core that the busiest worker used, %."""
     busy = []
-    for _, rows in _health(run, window).dropna(subset=["t_ns", "cpu_us"]).groupby("worker"):
+    for _, rows in health.dropna(subset=["t_ns", "cpu_us"]).groupby("worker"):
         time_us = (int(rows["t_ns"].iloc[-1]) - int(rows["t_ns"].iloc[0])) / 1e3
         if time_us > 0:
             busy.append(100 * (int(rows["cpu_us"].iloc[-1]) - int(rows["cpu_us"].iloc[0])) / time_us)
@@ -381,6 +472,7 @@ def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float 
     out = pd.DataFrame({"t_s": edges[:-1]})
     out["users"] = _users(run, edges)
     out["in_flight"] = _in_flight(frame, edges)
+    out["due_qps"] = histogram(frame["intended_s"].to_numpy(), edges) / width_s
     out["qps"] = histogram(frame["end_s"].to_numpy()[frame["ok"]], edges) / width_s
     out["failed_qps"] = histogram(frame["end_s"].to_numpy()[frame["failed"]], edges) / width_s
     out["output_tokens_per_s"] = tokens_arrived(requests, edges) / width_s

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from analysis import damage
 from analysis.tables import DASH, peak, text
+from analysis.windows import readable
 from loadgen import rundir
 from loadgen.errors import RunDirError
 
@@ -35,7 +36,8 @@ class RunRow:
     label: str | None = None
     target: str | None = None
     scenario: str | None = None
-    levels: tuple[int, ...] = ()
+    levels: tuple[float, ...] = ()
+    unit: str | None = None
     peak_qps: float | None = None
     ttft_p50_ms: float | str | None = None
     ttft_p99_ms: float | str | None = None
@@ -79,6 +81,7 @@ def _row(run: Path) -> tuple[str, RunRow]:
     best, problem = _best(run / rundir.REPORT / "summary.json")
     findings += [damage.Damage(rundir.REPORT, problem)] if problem else []
     scenario = (manifest["scenario"] or {}).get("name")
+    levels, unit = _levels(manifest["plan"].get("steps", []))
     first, ended = manifest["clock"]["monotonic_ns"], manifest["ended_ns"]
     return began, RunRow(
         run_id=run.name,
@@ -86,7 +89,8 @@ def _row(run: Path) -> tuple[str, RunRow]:
         label=manifest["label"],
         target=_target(manifest["target"]),
         scenario=scenario if isinstance(scenario, str) else None,
-        levels=_levels(manifest["plan"].get("steps", [])),
+        levels=levels,
+        unit=unit,
         peak_qps=best["qps"] if best else None,
         ttft_p50_ms=best["ttft_ms"]["p50"] if best else None,
         ttft_p99_ms=best["ttft_ms"]["p99"] if best else None,
@@ -121,14 +125,16 @@ def _target(target: dict[str, Any]) -> str | None:
     return (urlsplit(url).netloc or url) if isinstance(url, str) else None
 
 
-def _levels(steps: list[Any]) -> tuple[int, ...]:
-    levels = [step.get("level") if isinstance(step, dict) else None for step in steps]
-    return tuple(level for level in levels if isinstance(level, int))
+def _levels(steps: list[Any]) -> tuple[tuple[float, ...], str | None]:
+    """The levels of a plan and their unit, of steps that are none nothing."""
+    known = [step for step in steps if isinstance(step, dict) and damage.number(step.get("level"))]
+    unit = known[0].get("unit") if known else None
+    return tuple(readable(step["level"]) for step in known), unit if isinstance(unit, str) else None
 
 
 def runs_table(rows: list[RunRow]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows as text."""
-    headers = ["run", "status", "label", "target", "scenario", "users", "peak QPS", "TTFT p50 ms", "TTFT p99 ms"]
+    headers = ["run", "status", "label", "target", "scenario", "load", "peak QPS", "TTFT p50 ms", "TTFT p99 ms"]
     headers += ["success %", "duration", "report"]
     return headers, [
         [
@@ -137,7 +143,7 @@ def runs_table(rows: list[RunRow]) -> tuple[list[str], list[list[str]]]:
             row.label or DASH,
             row.target or DASH,
             row.scenario or DASH,
-            _steps(row.levels),
+            _steps(row.levels, row.unit or ""),
             *(text(figure) for figure in (row.peak_qps, row.ttft_p50_ms, row.ttft_p99_ms)),
             text(row.success_pct, lambda value: f"{value:.4g}"),
             text(row.duration_s, lambda value: f"{value // 60:.0f}:{value % 60:02.0f}"),
@@ -147,7 +153,7 @@ def runs_table(rows: list[RunRow]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _steps(levels: tuple[int, ...]) -> str:
+def _steps(levels: tuple[float, ...], unit: str) -> str:
     if len(levels) > _LISTED:
-        return f"{levels[0]} … {levels[-1]} ({len(levels)} steps)"
-    return ",".join(map(str, levels)) or DASH
+        return f"{levels[0]} … {levels[-1]} {unit} ({len(levels)} steps)"
+    return f"{','.join(map(str, levels))} {unit}" if levels else DASH

@@ -13,19 +13,24 @@ import pandas as pd
 
 from analysis.checks import SIMULATED_GPU
 from analysis.metrics import GIB
+from analysis.windows import RATE
 
 DASH = "–"
 Summary = dict[str, Any]
 
 
 class StepColumn(NamedTuple):
-    """`path` leads into a step of the summary; `header` and `show` are for the text table, which has some columns."""
+    """`path` leads into a step of the summary; `header` and `show` are for the text table, which has some columns.
+
+    Those of the open model are in it when the plan is open.
+    """
 
     name: str
     path: tuple[str, ...]
     header: str | None = None
     show: Callable[[float], str] = str
     gpu: bool = False
+    open: bool = False
 
 
 def _count(value: float) -> str:
@@ -42,12 +47,17 @@ def _per_cent(value: float) -> str:
     return f"{value:.0f}" if value in (0, 100) else f"{min(value, 99.99):.2f}" if value > 99 else f"{value:.1f}"
 
 
+def _share(value: float) -> str:
+    """A share of 1 in %."""
+    return _per_cent(100 * value)
+
+
 def _gib(value: float) -> str:
     return f"{value / GIB:.1f}"
 
 
 STEP_COLUMNS = (
-    StepColumn("level", ("level",), "users", _count),
+    StepColumn("level", ("level",), "", str),
     StepColumn("unit", ("unit",)),
     StepColumn("begin_s", ("begin_s",)),
     StepColumn("end_s", ("end_s",)),
@@ -55,6 +65,10 @@ STEP_COLUMNS = (
     StepColumn("ok", ("ok",)),
     StepColumn("cancelled", ("cancelled",)),
     StepColumn("in_flight_mean", ("in_flight_mean",)),
+    StepColumn("asked_rate", ("rate", "asked")),
+    StepColumn("due_rate", ("rate", "due")),
+    StepColumn("delivered_rate", ("rate", "delivered"), "sent /s", _fine, open=True),
+    StepColumn("dropped", ("dropped",), "dropped", _count, open=True),
     StepColumn("qps", ("qps",), "QPS", _fine),
     StepColumn("attempted_qps", ("attempted_qps",)),
     StepColumn("failed_qps", ("failed_qps",)),
@@ -69,12 +83,23 @@ STEP_COLUMNS = (
         for metric, shown in (("ttft", ("p50", "p90", "p99")), ("itl", ("p50", "p99")), ("e2e", ("p50", "p99")))
         for stat in ("p50", "p90", "p95", "p99", "mean")
     ),
+    *(
+        StepColumn(
+            f"service_{stat}_ms",
+            ("service_ms", stat),
+            "service p99 ms" if stat == "p99" else None,
+            _fine,
+            open=True,
+        )
+        for stat in ("p50", "p90", "p95", "p99", "mean")
+    ),
     *(StepColumn(f"tpot_{stat}_ms", ("tpot_ms", stat)) for stat in ("p50", "p90", "p95", "p99", "mean")),
     *(
         StepColumn(f"{metric}_ok_{stat}_ms", (f"{metric}_ms_ok", stat))
-        for metric in ("ttft", "tpot", "e2e")
+        for metric in ("ttft", "tpot", "e2e", "service")
         for stat in ("p50", "p90", "p95", "p99", "mean")
     ),
+    StepColumn("itl_share", ("itl_share",)),
     StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", _fine),
     StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", _count, gpu=True),
     StepColumn("vram_used_b", ("gpu_total", "vram_used_bytes"), "VRAM used GiB", _gib, gpu=True),
@@ -83,6 +108,17 @@ STEP_COLUMNS = (
     StepColumn("running", ("server", "running")),
     StepColumn("waiting", ("server", "waiting")),
     StepColumn("kv_usage_ratio", ("server", "kv_usage_ratio")),
+    *(
+        StepColumn(f"{lag}_lag_{stat}_ms", (f"{lag}_lag_ms", stat))
+        for lag in ("read", "send")
+        for stat in ("p50", "p99", "max")
+    ),
+    StepColumn("send_lag_limit_ms", ("send_lag_limit_ms",)),
+    StepColumn("loop_stall_ms", ("loop_stall_ms",)),
+    StepColumn("gc_pause_ms", ("gc_pause_ms",)),
+    StepColumn("coalesced_share", ("coalesced_share",)),
+    StepColumn("kernel_stamp_share", ("kernel_stamp_share",)),
+    StepColumn("client_on_time", ("client_on_time",)),
     StepColumn("loop_lag_p50_ms", ("loop_lag_ms", "p50")),
     StepColumn("loop_lag_p99_ms", ("loop_lag_ms", "p99")),
     StepColumn("client_lag_limit_ms", ("client_lag_limit_ms",)),
@@ -101,15 +137,44 @@ def _at(step: Any, path: tuple[str, ...]) -> Any:
 
 def step_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the step table as text; headers of GPU figures say so when they are simulated."""
-    shown = [column for column in STEP_COLUMNS if column.header]
+    unit = unit_of(summary)
+    shown = [column for column in STEP_COLUMNS if column.header is not None and (not column.open or unit == RATE)]
     prefix = f"{SIMULATED_GPU} " if summary["simulated_gpu"] else ""
-    headers = [prefix + (c.header or "").removeprefix("GPU ") if c.gpu and prefix else c.header or "" for c in shown]
+    headers = [prefix + (c.header or "").removeprefix("GPU ") if c.gpu and prefix else c.header or unit for c in shown]
     return headers, [[text(_at(step, column.path), column.show) for column in shown] for step in summary["steps"]]
+
+
+def unit_of(summary: Summary) -> str:
+    """What the levels of the steps are: users, or requests/s."""
+    return summary["steps"][0]["unit"] if summary["steps"] else "users"
 
 
 def text(value: Any, show: Callable[[float], str] = _fine) -> str:
     """A figure of a summary as a reader sees it."""
     return DASH if value is None else "inf" if value == float("inf") or value == "inf" else show(value)
+
+
+_LAGS = ("p50", "p99", "max")
+
+
+def certificate_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows, as text, of what tells whether the client was on time; the verdict first."""
+    headers = [unit_of(summary), "client", *(f"{lag} lag {stat} ms" for lag in ("read", "send") for stat in _LAGS)]
+    headers += ["loop lag p99 ms", "longest loop stall ms", "longest GC pause ms"]
+    headers += ["busiest worker CPU %", "coalesced events %", "kernel stamps %"]
+    rows = [
+        [
+            str(step["level"]),
+            {True: "on time", False: "late", None: DASH}[step["client_on_time"]],
+            *(text(step[f"{lag}_lag_ms"][stat]) for lag in ("read", "send") for stat in _LAGS),
+            text(step["loop_lag_ms"]["p99"]),
+            *(text(step[name]) for name in ("loop_stall_ms", "gc_pause_ms")),
+            text(step["worker_cpu_pct"], _count),
+            *(text(step[name], _share) for name in ("coalesced_share", "kernel_stamp_share")),
+        ]
+        for step in summary["steps"]
+    ]
+    return headers, rows
 
 
 def gpu_source(summary: Summary) -> str:
@@ -162,7 +227,16 @@ def gpus_frame(summary: Summary) -> pd.DataFrame:
 
 def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the table of GPUs as text: means of each step's window."""
-    headers = ["users", "host", "GPU", "util %", "VRAM used GiB", "VRAM effective GiB", "VRAM total GiB", "power W"]
+    headers = [
+        unit_of(summary),
+        "host",
+        "GPU",
+        "util %",
+        "VRAM used GiB",
+        "VRAM effective GiB",
+        "VRAM total GiB",
+        "power W",
+    ]
     rows = [
         [
             str(step["level"]),
@@ -203,7 +277,7 @@ def hosts_frame(summary: Summary) -> pd.DataFrame:
 def host_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the table of hosts as text."""
     percent = ("CPU %", "busiest core %", "iowait %", "steal %", "pressure CPU %", "pressure IO %", "pressure memory %")
-    headers = ["users", "host", *percent, "memory available GiB", "memory total GiB"]
+    headers = [unit_of(summary), "host", *percent, "memory available GiB", "memory total GiB"]
     rows = [
         [
             str(step["level"]),
@@ -226,7 +300,7 @@ def server_times_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         for step in summary["steps"]
         for name, figures in step["server_times_ms"].items()
     ]
-    return ["users", "time", "p50 ms", "p90 ms", "p99 ms", "mean ms"], rows
+    return [unit_of(summary), "time", "p50 ms", "p90 ms", "p99 ms", "mean ms"], rows
 
 
 _PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")

@@ -15,16 +15,20 @@ from analysis.join import seconds, start_ns
 from analysis.load import Run
 from loadgen.plan import WARMUP_SHARE
 
+# The unit of a step of the open model.
+RATE = "requests/s"
+
 
 @dataclass(frozen=True)
 class Window:
     """The level was asked for at `ramp_s` and there at `hold_s`; `begin_s` to `end_s` is measured.
 
-    `ended` is False when a kill left the step without its end.
+    A level of "users" is how many there were, one of "requests/s" is the rate that was asked for. `ended` is False
+    when a kill left the step without its end.
     """
 
     step: int
-    level: int
+    level: int | float
     unit: str
     ramp_s: float
     hold_s: float
@@ -36,9 +40,14 @@ class Window:
     def length_s(self) -> float:
         return self.end_s - self.begin_s
 
+    @property
+    def open(self) -> bool:
+        """Whether requests were due on a schedule, whatever became of those before."""
+        return self.unit == RATE
 
-def step_windows(run: Run) -> tuple[list[Window], list[int]]:
-    """The windows in the order of the steps, and the levels of the steps that were never reached."""
+
+def step_windows(run: Run) -> tuple[list[Window], list[str]]:
+    """The windows in the order of the steps, and those that were never reached, as "100 users"."""
     zero = start_ns(run)
     share = float(run.manifest["plan"].get("warmup_share", WARMUP_SHARE))
     steps: dict[int, dict[str, dict[str, Any]]] = {}
@@ -46,12 +55,13 @@ def step_windows(run: Run) -> tuple[list[Window], list[int]]:
         steps.setdefault(int(line["step"]), {}).setdefault(line["what"], line)
     last = _last_s(run, zero)
     windows: list[Window] = []
-    unreached: list[int] = []
+    unreached: list[str] = []
     for step, lines in sorted(steps.items()):
         first = lines.get("ramp") or lines.get("begin")
         if first is None or "begin" not in lines:
-            unreached.extend([int(first["level"])] if first else [])
+            unreached.extend([" ".join(map(str, _level(first)))] if first else [])
             continue
+        level, unit = _level(first)
         hold = (int(lines["begin"]["t_ns"]) - zero) / 1e9
         following = steps.get(step + 1, {}).get("ramp")
         if "end" in lines:
@@ -61,8 +71,8 @@ def step_windows(run: Run) -> tuple[list[Window], list[int]]:
         windows.append(
             Window(
                 step=step,
-                level=int(first["level"]),
-                unit=str(first.get("unit", "users")),
+                level=level,
+                unit=unit,
                 ramp_s=(int(first["t_ns"]) - zero) / 1e9,
                 hold_s=hold,
                 begin_s=hold + share * (end - hold),
@@ -71,6 +81,15 @@ def step_windows(run: Run) -> tuple[list[Window], list[int]]:
             )
         )
     return windows, unreached
+
+
+def readable(level: float) -> int | float:
+    """An int where it is whole, else six digits: a rate of 100, or one of a third."""
+    return int(level) if level == int(level) else float(f"{level:.6g}")
+
+
+def _level(line: dict[str, Any]) -> tuple[int | float, str]:
+    return readable(line["level"]), str(line.get("unit", "users"))
 
 
 def _last_s(run: Run, zero_ns: int) -> float:

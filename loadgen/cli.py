@@ -20,7 +20,7 @@ from loadgen.errors import (
     TargetError,
     UsageError,
 )
-from loadgen.options import RUN_OPTIONS, Settings, parse_settings
+from loadgen.options import RUN_OPTIONS, Settings, parse_settings, without_replaced
 from loadgen.simulator.config import OPTIONS as SIMULATOR_OPTIONS
 from loadgen.simulator.config import from_options
 
@@ -41,6 +41,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         command = click.option(
             f"--{option.name}",
             metavar=option.metavar,
+            is_flag=option.metavar is None,
             multiple=option.many,
             type=_Line() if option.many else None,
             envvar=option.env,
@@ -240,15 +241,11 @@ def _repeated(earlier: Path, scenario: str | None, texts: dict[str, Any]) -> tup
     manifest = rundir.read_manifest(earlier)
     then = {key: text for key, text in manifest["options"].items() if isinstance(text, str)}
     now = {key: text for key, text in texts.items() if text}
-    if "concurrency" in now:
-        then.pop("steps", None)
-    if now.get("method", "").upper() == "GET":
-        then.pop("body_template", None)
     if "host" in now:
         then.pop("model", None)
     elif manifest["target"]["simulated"]:
         then.pop("host", None)
-    return scenario or manifest["scenario"]["path"], {**then, **now}
+    return scenario or manifest["scenario"]["path"], {**without_replaced(then, now), **now}
 
 
 def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
@@ -262,12 +259,21 @@ def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
     for step in plan.steps:
         ends = [f"{step.duration_s:g} s"] if step.duration_s is not None else []
         ends += [f"{step.requests} requests"] if step.requests is not None else []
-        click.echo(f"step      {step.level} {step.unit} for {' or '.join(ends)}")
-    load_s = sum(step.duration_s or 0.0 for step in plan.steps)
+        ramp = f", after a ramp of {plan.ramp_s:g} s" if plan.ramp_s else ""
+        click.echo(f"step      {step.level:g} {step.unit} for {' or '.join(ends)}{ramp}")
+    load_s = sum((step.duration_s or 0.0) + plan.ramp_s for step in plan.steps)
     requests, a_request, size = estimate(replace(settings, workers=workers))
     click.echo(f"takes     {load_s:.0f} s of load, and up to {plan.drain_s:.0f} s for the last answers")
-    click.echo(f"requests  as many as the endpoint answers; at 200 tokens/s and user at most {requests}")
-    click.echo(f"disk      at most {size / 1e6:.0f} MB: {a_request} B a request, telemetry, report")
+    if plan.is_open:
+        process = f"gamma process, CV {plan.cv:g}" if plan.cv is not None else plan.trace or f"{plan.arrival} process"
+        click.echo(
+            f"arrivals  {process}, seed {plan.seed}; what is due while {plan.max_in_flight} are in flight is dropped"
+        )
+        click.echo(f"requests  about {requests}")
+    else:
+        click.echo(f"requests  as many as the endpoint answers; at 200 tokens/s and user at most {requests}")
+    bound = "about" if plan.is_open else "at most"
+    click.echo(f"disk      {bound} {size / 1e6:.0f} MB: {a_request} B a request, telemetry, report")
     click.echo(f"starts    1 Locust master, {workers} worker(s), agents: {', '.join(settings.agents) or 'none'}")
     click.echo(f"writes    a directory under {settings.runs_dir}")
 

@@ -217,7 +217,7 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
                     raise conductor.failed_to_start(name, scenario)
                 lost.add(name)
                 if phase in ("ramp", "hold", "drain"):
-                    conductor.progress.say(f"{name} was lost; its users are gone, the run goes on without them")
+                    conductor.progress.say(f"{name} was lost; its share of the load is gone, the run goes on")
         if conductor.interrupts and asked_to_stop_at is None:
             asked_to_stop_at = time.monotonic()
             conductor.progress.say("stopping; press Ctrl-C again to kill")

@@ -1,46 +1,62 @@
 """What the live screen shows: compact counts of the last second, from every worker to the master. Pure.
 
-These numbers are for looking at while a run goes on; those that count come from the records. TTFT is kept in a
-histogram of buckets 2 % apart, so that workers' seconds add up.
+These numbers are for looking at while a run goes on; those that count come from the records. Durations are histograms
+(histogram.py), so that workers' seconds add up.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-_BASE = math.log(1.02)
+from loadgen import histogram
+from loadgen.batch import Batch
+from loadgen.record import Outcome
 
-
-def bucket(ns: int) -> int:
-    """Histogram bucket of a duration; its value is `bucket_ms`."""
-    return round(math.log(max(ns, 1000)) / _BASE)
-
-
-def bucket_ms(index: int) -> float:
-    return math.exp(index * _BASE) / 1e6
+_HISTOGRAMS = ("ttft", "lag", "send_lag")
 
 
 @dataclass
 class Tally:
-    """Since the last `take`: requests that ended, and their TTFT; since the start: the totals."""
+    """Totals since the start: requests that ended, those dropped among them, and those that were cancelled.
+
+    Since the last `take`: their TTFT, the lag of all reads, and the lag of sending; histograms.
+    """
 
     ended: int = 0
     failed: int = 0
     cancelled: int = 0
+    dropped: int = 0
     ttft: Counter[int] = field(default_factory=Counter)
+    lag: Counter[int] = field(default_factory=Counter)
+    send_lag: Counter[int] = field(default_factory=Counter)
+
+    def add(self, batch: Batch) -> None:
+        """Requests that were recorded."""
+        cancelled = batch.outcomes[Outcome.CANCELLED]
+        self.ended += len(batch) - cancelled
+        self.failed += batch.failed
+        self.cancelled += cancelled
+        self.dropped += batch.outcomes[Outcome.DROPPED]
+        first, intended = batch.integers["first_token_ns"], batch.integers["intended_ns"]
+        with_tokens = batch.counted & (first != -1)
+        self.ttft.update(histogram.count(first[with_tokens] - intended[with_tokens]))
+        self.lag.update(batch.durations["read_lag"])
+        self.send_lag.update(batch.durations["send_lag"])
 
     def take(self) -> dict[str, Any]:
-        """Totals so far, and the TTFT histogram since the last call; plain types, for a message."""
-        report = {
+        """Totals so far, and the histograms since the last call; plain types, for a message."""
+        report: dict[str, Any] = {
             "ended": self.ended,
             "failed": self.failed,
             "cancelled": self.cancelled,
-            "ttft": {str(index): count for index, count in self.ttft.items()},
+            "dropped": self.dropped,
         }
-        self.ttft.clear()
+        for name in _HISTOGRAMS:
+            counts: Counter[int] = getattr(self, name)
+            report[name] = {str(index): count for index, count in counts.items()}
+            counts.clear()
         return report
 
 
@@ -49,12 +65,13 @@ class Board:
 
     def __init__(self) -> None:
         self._reports: dict[str, dict[str, Any]] = {}
-        self._ttft: Counter[int] = Counter()
+        self._histograms: dict[str, Counter[int]] = {name: Counter() for name in _HISTOGRAMS}
         self._last = (0.0, 0, 0)
 
     def report(self, worker: str, report: dict[str, Any]) -> None:
         self._reports[worker] = report
-        self._ttft.update({int(index): count for index, count in report["ttft"].items()})
+        for name, counts in self._histograms.items():
+            counts.update({int(index): count for index, count in report[name].items()})
 
     def lose(self, worker: str) -> None:
         """A worker is gone: what it did stays counted, what it had in flight is gone too."""
@@ -66,7 +83,7 @@ class Board:
         return sum(report[key] for report in self._reports.values())
 
     def look(self, now_s: float) -> dict[str, Any]:
-        """Figures since the last look; percentiles are None when nothing ended."""
+        """Figures since the last look; percentiles are None when nothing was measured."""
         ended, failed = self.total("ended"), self.total("failed")
         then, ended_then, failed_then = self._last
         self._last = (now_s, ended, failed)
@@ -75,18 +92,17 @@ class Board:
             "qps": ((ended - failed) - (ended_then - failed_then)) / seconds,
             "ended": ended,
             "failed": failed,
+            "dropped": self.total("dropped"),
             "in_flight": self.total("in_flight"),
-            "ttft_p50_ms": _quantile(self._ttft, 0.5),
-            "ttft_p99_ms": _quantile(self._ttft, 0.99),
+            "ttft_p50_ms": self._ms("ttft", 0.5),
+            "ttft_p99_ms": self._ms("ttft", 0.99),
+            "read_lag_p99_ms": self._ms("lag", 0.99),
+            "send_lag_p99_ms": self._ms("send_lag", 0.99),
         }
-        self._ttft.clear()
+        for counts in self._histograms.values():
+            counts.clear()
         return figures
 
-
-def _quantile(histogram: Counter[int], share: float) -> float | None:
-    rank = math.ceil(share * histogram.total())
-    for index in sorted(histogram):
-        rank -= histogram[index]
-        if rank <= 0:
-            return bucket_ms(index)
-    return None
+    def _ms(self, name: str, share: float) -> float | None:
+        ns = histogram.quantile(self._histograms[name], share)
+        return None if ns is None else ns / 1e6

@@ -43,6 +43,10 @@ def new_manifest(
         "comparable": {
             "scenario": scenario.stem,
             "arrival": plan["arrival"],
+            "cv": plan["cv"],
+            "think_time_s": list(settings.think_time_s),
+            "reuse": settings.reuse,
+            "cancel_rate": settings.cancel_rate,
             "prompt_tokens": settings.prompt_tokens,
             "output_tokens": settings.output_tokens,
             "extra_body": dict(settings.extra_body),

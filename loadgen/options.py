@@ -7,17 +7,32 @@ Every option travels as text, from the command line or from the environment vari
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import math
 import re
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from loadgen.endpoints import plain, server_times
 from loadgen.errors import UsageError
-from loadgen.plan import LoadPlan, closed_plan, default_levels, parse_duration, parse_levels
+from loadgen.plan import (
+    DEFAULT_MAX_IN_FLIGHT,
+    Arrival,
+    LoadPlan,
+    closed_plan,
+    default_levels,
+    open_plan,
+    parse_arrival,
+    parse_duration,
+    parse_levels,
+    parse_rates,
+)
 from remote_agents.hosts import NONE, check_agents
 
 T = TypeVar("T")
@@ -33,10 +48,13 @@ def is_secret(header: str) -> bool:
 
 
 class Option(NamedTuple):
-    """`name` is the flag without its dashes; `default` is text, as the user would type it."""
+    """`name` is the flag without its dashes; `default` is text, as the user would type it.
+
+    One without a metavar is given or not: as an environment variable it is true or false.
+    """
 
     name: str
-    metavar: str
+    metavar: str | None
     default: str | None
     help: str
     many: bool = False
@@ -55,11 +73,22 @@ SCENARIO_OPTIONS = (
     Option("model", "NAME", None, "model to ask for; default: the first one that the endpoint lists"),
     Option("concurrency", "N", None, "users of the last step; the steps are 1/50, 1/10, 1/5, 1/2 and 1 of it"),
     Option("steps", "N,N,…", None, "users of each step, instead of --concurrency"),
+    Option("rate", "N,N,…", None, "requests/s of each step, instead of users: they arrive whatever the answers do"),
+    Option("arrival", "PROCESS", None, "of --rate: poisson (default), constant, gamma:CV, or a file of times in s"),
+    Option("max-in-flight", "N", None, f"of --rate: what is due above it is dropped; default: {DEFAULT_MAX_IN_FLIGHT}"),
     Option("step-time", "TIME", None, "length of a step; default: 20 s, or none when --step-requests is given"),
     Option("step-requests", "N", None, "end a step after this many requests"),
+    Option("ramp", "TIME", "0s", "before each step, go evenly from the users or the rate of the last to its own"),
+    Option("think-time", "TIME", None, "pause of a user between its requests, as 2s, or at random, as 1s-3s"),
     Option("prompt-tokens", "N", None, "words of a prompt; default: 512, or 32 with the simulator"),
     Option("output-tokens", "N", None, "tokens to ask for; default: 128, or 32 with the simulator"),
     Option("timeout", "TIME", "120s", "longest a request may take"),
+    Option("first-token-timeout", "TIME", None, "longest a request may wait for its first token; default: --timeout"),
+    Option("cancel-rate", "SHARE", "0", "share of the requests, 0 to 1, that the client hangs up on half-way"),
+    Option("reuse", "on|off", "on", "off: every request opens a connection of its own"),
+    Option("source-addresses", "A,B", None, "local IP addresses to connect from, in turn: each has ports of its own"),
+    Option("ca-file", "FILE", None, "PEM certificates to trust, instead of this machine's"),
+    Option("insecure", None, None, "do not verify the server's certificate"),
     Option("header", "K:V", None, "a header to send with each request; may be repeated", many=True),
     Option("extra-body", "JSON", None, "fields to add to the body, such as '{\"ignore_eos\": true}'"),
     Option("api-key-env", "NAME", None, "environment variable that holds the API key"),
@@ -73,7 +102,7 @@ SCENARIO_OPTIONS = (
     Option("label", "TEXT", None, "name of the run, part of its directory's name"),
     Option("notes", "TEXT", None, "kept with the run, and shown in its report"),
     Option("runs-dir", "DIR", "runs", "where run directories are made"),
-    Option("seed", "N", "0", "seed of prompts and start offsets"),
+    Option("seed", "N", "0", "seed of prompts, arrivals and start offsets"),
 )
 # Only `loadgen run` knows these.
 RUN_OPTIONS = (
@@ -83,6 +112,16 @@ RUN_OPTIONS = (
 )
 DEFAULT_CONCURRENCY = 1000
 DEFAULT_STEP_TIME_S = 20.0
+_OPEN_MODEL = ("rate", "arrival", "max_in_flight")
+_CLOSED_MODEL = ("concurrency", "steps", "think_time")
+# What of an earlier run makes no sense beside what is given now.
+_REPLACES = {
+    **dict.fromkeys(("concurrency", "steps"), (*_OPEN_MODEL, "concurrency", "steps")),
+    "think_time": _OPEN_MODEL,
+    **dict.fromkeys(_OPEN_MODEL, _CLOSED_MODEL),
+    "insecure": ("ca_file",),
+    "ca_file": ("insecure",),
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +131,13 @@ class Settings:
     host: str | None
     model: str | None
     plan: LoadPlan
+    think_time_s: tuple[float, float]
+    first_token_timeout_s: float | None
+    cancel_rate: float
+    reuse: bool
+    source_addresses: tuple[str, ...]
+    ca_file: str | None
+    insecure: bool
     prompt_tokens: int
     output_tokens: int
     headers: tuple[tuple[str, str], ...]
@@ -111,17 +157,29 @@ class Settings:
 
     def texts(self) -> dict[str, str]:
         """The option texts that `parse_settings` would make these settings of, defaults spelt out. Holds secrets."""
-        steps = self.plan.steps
-        first = steps[0] if steps else None
+        plan = self.plan
+        first = plan.steps[0] if plan.steps else None
+        levels = ",".join(_number(step.level) for step in plan.steps) or None
+        shortest, longest = self.think_time_s
         values = {
             "host": self.host,
             "model": self.model,
-            "steps": ",".join(str(step.level) for step in steps) or None,
-            "step_time": f"{first.duration_s:.12g}s" if first and first.duration_s is not None else None,
+            "rate" if plan.is_open else "steps": levels,
+            "arrival": self._arrival,
+            "max_in_flight": plan.max_in_flight,
+            "step_time": _time(first.duration_s) if first else None,
             "step_requests": first.requests if first else None,
+            "ramp": _time(plan.ramp_s),
+            "think_time": f"{_time(shortest)}-{_time(longest)}" if longest else None,
             "prompt_tokens": self.prompt_tokens,
             "output_tokens": self.output_tokens,
-            "timeout": f"{self.plan.timeout_s:.12g}s",
+            "timeout": _time(plan.timeout_s),
+            "first_token_timeout": _time(self.first_token_timeout_s),
+            "cancel_rate": _number(self.cancel_rate),
+            "reuse": "on" if self.reuse else "off",
+            "source_addresses": ",".join(self.source_addresses) or None,
+            "ca_file": self.ca_file,
+            "insecure": "true" if self.insecure else None,
             "header": "\n".join(f"{name}:{value}" for name, value in self.headers) or None,
             "extra_body": json.dumps(dict(self.extra_body)) if self.extra_body else None,
             "api_key_env": self.api_key_env,
@@ -135,10 +193,17 @@ class Settings:
             "label": self.label,
             "notes": self.notes,
             "runs_dir": self.runs_dir,
-            "seed": self.plan.seed,
+            "seed": plan.seed,
             "workers": self.workers,
         }
         return {key: str(value) for key, value in values.items() if value is not None}
+
+    @property
+    def _arrival(self) -> str | None:
+        plan = self.plan
+        if plan.cv is not None:
+            return f"gamma:{_number(plan.cv)}"
+        return plan.trace or (plan.arrival if plan.is_open else None)
 
     def public_texts(self) -> dict[str, str]:
         """`texts` for writing down: the values of headers that hold secrets are left out."""
@@ -154,41 +219,27 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
 
     Raises UsageError with every problem, one a line.
     """
-    problems: list[str] = []
-    defaults = {option.key: option.default for option in RUN_OPTIONS}
-
-    def take(key: str, convert: Callable[[Any], T], fallback: T) -> T:
-        value = texts.get(key) or defaults.get(key)
-        if value is None:
-            return fallback
-        try:
-            return convert(value)
-        except UsageError as error:
-            problems.extend(f"--{key.replace('_', '-')}: {line}" for line in str(error).splitlines())
-            return fallback
-
+    reader = _Reader(texts)
+    take, problems = reader.take, reader.problems
     size = 32 if simulated else None
-    concurrency = take("concurrency", _count, None)
-    levels = take("steps", parse_levels, None)
-    if concurrency is not None and levels is not None:
-        problems.append("--concurrency and --steps: give one of them")
-    if levels is None and (concurrency is not None or steps_required):
-        levels = default_levels(concurrency or DEFAULT_CONCURRENCY)
-    requests = take("step_requests", _count, None)
-    duration = take("step_time", parse_duration, None if requests else DEFAULT_STEP_TIME_S)
-    timeout = take("timeout", parse_duration, 120.0)
-    seed = take("seed", _natural, 0)
-    try:
-        plan = closed_plan(levels or (), duration, requests, timeout, seed)
-    except UsageError as error:
-        problems.extend(str(error).splitlines())
+    plan = _plan(reader, steps_required=steps_required)
     method = take("method", _method, "POST")
     if method == "GET" and texts.get("body_template"):
         problems.append("--body-template: a GET sends no body; leave it out, or give --method POST")
+    ca_file, insecure = take("ca_file", _certificates, None), take("insecure", _switch, False)
+    if ca_file is not None and insecure:
+        problems.append("--ca-file and --insecure: give one of them")
     settings = Settings(
         host=take("host", _url, None),
         model=texts.get("model") or None,
-        plan=plan if not problems else closed_plan((), 1.0, None, 1.0, 0),
+        plan=plan,
+        think_time_s=take("think_time", _time_range, (0.0, 0.0)),
+        first_token_timeout_s=take("first_token_timeout", _some_time, None),
+        cancel_rate=take("cancel_rate", _share, 0.0),
+        reuse=take("reuse", _switch, True),
+        source_addresses=take("source_addresses", _addresses, ()),
+        ca_file=ca_file,
+        insecure=insecure,
         prompt_tokens=take("prompt_tokens", _count, size or 512),
         output_tokens=take("output_tokens", _count, size or 128),
         headers=take("header", _headers, ()),
@@ -209,6 +260,152 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
     if problems:
         raise UsageError("\n".join(problems))
     return settings
+
+
+def without_replaced(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Option texts of an earlier run, less what those given now stand in the place of."""
+    replaced = {key for given in now for key in _REPLACES.get(given, ())}
+    if str(now.get("method", "")).upper() == "GET":
+        replaced.add("body_template")
+    return {key: text for key, text in then.items() if key not in replaced}
+
+
+class _Reader:
+    """Takes options out of texts, and notes what is wrong with them."""
+
+    _DEFAULTS: ClassVar = {option.key: option.default for option in RUN_OPTIONS}
+
+    def __init__(self, texts: Mapping[str, Any]) -> None:
+        self._texts = texts
+        self.problems: list[str] = []
+
+    def given(self, *keys: str) -> list[str]:
+        """Those that are given, as flags."""
+        return [_flag(key) for key in keys if self._texts.get(key)]
+
+    def take(self, key: str, convert: Callable[[Any], T], fallback: T) -> T:
+        value = self._texts.get(key) or self._DEFAULTS.get(key)
+        if value is None:
+            return fallback
+        try:
+            return convert(value)
+        except UsageError as error:
+            self.problems.extend(f"{_flag(key)}: {line}" for line in str(error).splitlines())
+            return fallback
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _plan(reader: _Reader, *, steps_required: bool) -> LoadPlan:
+    """The plan of the options; with problems one without steps."""
+    take, problems = reader.take, reader.problems
+    concurrency = take("concurrency", _count, None)
+    levels = take("steps", parse_levels, None)
+    rates = take("rate", parse_rates, None)
+    arrival = take("arrival", parse_arrival, Arrival("poisson"))
+    max_in_flight = take("max_in_flight", _count, DEFAULT_MAX_IN_FLIGHT)
+    requests = take("step_requests", _count, None)
+    duration = take("step_time", parse_duration, None)
+    ramp = take("ramp", parse_duration, 0.0)
+    timeout = take("timeout", parse_duration, 120.0)
+    seed = take("seed", _natural, 0)
+    chosen = reader.given("concurrency", "steps", "rate")
+    if arrival.trace is not None and "--rate" not in chosen:
+        chosen += reader.given("arrival")
+    if len(chosen) > 1:
+        problems.append(f"{' and '.join(chosen)}: give one of them")
+    is_open = "--rate" in chosen or "--arrival" in chosen
+    if is_open:
+        problems.extend(f"{flag}: users have one, not --rate or --arrival" for flag in reader.given("think_time"))
+    else:
+        problems.extend(f"{flag}: needs --rate" for flag in reader.given("arrival", "max_in_flight"))
+    if levels is None and (concurrency is not None or steps_required):
+        levels = default_levels(concurrency or DEFAULT_CONCURRENCY)
+    if duration is None and requests is None and (rates is not None or not is_open):
+        duration = DEFAULT_STEP_TIME_S
+    try:
+        if not is_open:
+            return closed_plan(levels or (), duration, requests, timeout, seed, ramp_s=ramp)
+        if not problems:
+            return open_plan(
+                rates or (),
+                duration,
+                requests,
+                timeout,
+                seed,
+                arrival=arrival,
+                ramp_s=ramp,
+                max_in_flight=max_in_flight,
+            )
+    except UsageError as error:
+        problems.extend(str(error).splitlines())
+    return closed_plan((), 1.0, None, 1.0, 0)
+
+
+def _number(value: float) -> str:
+    """The text that is this number again."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.12g}s"
+
+
+def _some_time(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise UsageError(f"{text!r} must be above 0")
+    return seconds
+
+
+def _time_range(text: str) -> tuple[float, float]:
+    low, dash, high = text.partition("-")
+    shortest, longest = parse_duration(low), parse_duration(high if dash else low)
+    if longest < shortest:
+        raise UsageError(f"{text!r} goes down: give the shorter time first")
+    return shortest, longest
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UsageError(f"{text!r} is no share: give a number from 0 to 1")
+    return share
+
+
+def _switch(text: str | bool) -> bool:
+    words = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+    try:
+        return words[str(text).lower()]
+    except KeyError:
+        raise UsageError(f"{text!r} is neither on nor off") from None
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    problems, names = [], _names(text)
+    for name in names:
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            problems.append(f"{name!r} is no IP address")
+    if problems:
+        raise UsageError("\n".join(problems))
+    return names
+
+
+def _certificates(text: str) -> str:
+    try:
+        ssl.create_default_context(cafile=text)
+    except ssl.SSLError:
+        raise UsageError(f"{text!r} holds no PEM certificate") from None
+    except OSError as error:
+        raise UsageError(f"{text!r} cannot be read ({(error.strerror or '').lower()})") from None
+    return str(Path(text).resolve())
 
 
 def _count(text: str) -> int:
@@ -315,8 +512,8 @@ def _make_help() -> str:
     lines = ["", "Variables of `make load`, given on its command line (make load CONCURRENCY=5000):", ""]
     for option in RUN_OPTIONS:
         default = str(DEFAULT_CONCURRENCY) if option.name == "concurrency" else option.default
-        text = option.help + (f" (default {default})" if default else "")
-        lines.append(f"  {option.key.upper():<14} {text}")
+        text = option.help + (f" (default {default})" if default else "") + ("" if option.metavar else " (=1)")
+        lines.append(f"  {option.key.upper():<19} {text}")
     return "\n".join(lines)
 
 

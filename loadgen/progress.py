@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 _PLAIN_EVERY_S = 5.0
-_COLUMNS = ("step", "phase", "users", "QPS", "TTFT p50", "TTFT p99", "errors", "queue", "GPU", "VRAM")
+_COLUMNS = ("step", "phase", "users", "QPS", "TTFT p50", "p99", "lag p99", "errors", "queue", "GPU", "VRAM")
 
 
 class Progress:
@@ -46,7 +46,9 @@ class Progress:
         telemetry = line["telemetry"]
         simulated = "simulated GPU" if telemetry.get("simulated") and telemetry.get("gpus") else ""
         if self._live is not None:
-            table = Table(*_COLUMNS, box=None, padding=(0, 1, 0, 0), caption=simulated, caption_justify="right")
+            table = Table(
+                *_COLUMNS, box=None, padding=(0, 1, 0, 0), pad_edge=False, caption=simulated, caption_justify="right"
+            )
             table.add_row(*cells)
             self._live.update(table)
             return
@@ -65,14 +67,15 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
     utils = [gpu["util_pct"] for gpu in gpus if gpu.get("util_pct") is not None]
     used = [gpu["vram_used_b"] for gpu in gpus if gpu.get("vram_used_b") is not None]
     total = [gpu["vram_total_b"] for gpu in gpus if gpu.get("vram_total_b") is not None]
-    level = f"/{line['level']}" if line["level"] is not None else ""
+    level = f"/{line['level']:g}" if line["level"] is not None else ""
     return (
         f"{max(line['step'] + 1, 0)}/{line['steps']}" if line["steps"] else "-",
         line["phase"],
-        f"{line['users']}{level}",
-        f"{line['qps']:.1f}",
+        f"{line['users']}" if _is_open(line) else f"{line['users']}{level}",
+        f"{line['qps']:.0f}{level}" if _is_open(line) else f"{line['qps']:.1f}",
         _ms(line["ttft_p50_ms"]),
         _ms(line["ttft_p99_ms"]),
+        _lag(line),
         str(line["failed"]),
         f"{server['waiting']:.0f}" if server.get("waiting") is not None else "-",
         f"{sum(utils) / len(utils):.0f} %" if utils else "-",
@@ -80,5 +83,18 @@ def _cells(line: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _is_open(line: dict[str, Any]) -> bool:
+    """In the open model the level is a rate, and users are those that happen to be busy."""
+    return bool(line["unit"] != "users")
+
+
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value < 999.5 else f"{value / 1000:.3g} s"
+
+
+def _lag(line: dict[str, Any]) -> str:
+    """How late this side was: its reads and, in the open model, its sends after them."""
+    lags = [line["read_lag_p99_ms"], line["send_lag_p99_ms"]] if _is_open(line) else [line["read_lag_p99_ms"]]
+    return "/".join("-" if lag is None else f"{lag:.1f}" for lag in lags) + " ms" if any(lags) else "-"

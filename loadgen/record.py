@@ -1,7 +1,7 @@
 """One record a request: the schema that every later number is derived from.
 
-Here: column names, types, units and the closed set of outcomes. Not here: how records are written
-(recorder.py, shards.py).
+Here: column names, types, units and the closed set of outcomes. Not here: how records become columns (batch.py) and how
+they are written (recorder.py, shards.py).
 All `_ns` are CLOCK_MONOTONIC of the sending host; `None` is "not measured", never 0.
 """
 
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
 
 
 class Column(NamedTuple):
-    """`type` names an Arrow type: int64, int32, bool, string, or list<int32>."""
+    """`type` names an Arrow type: int64, int32, bool, string, list<int32> or list<int64>."""
 
     name: str
     type: str
@@ -63,7 +63,10 @@ REQUEST_COLUMNS: tuple[Column, ...] = (
     Column("output_tokens", "int32", "", "see token_source"),
     Column("token_source", "string", "", "usage (the server's count) or events (output events counted)"),
     Column("output_events", "int32", "", "events that carried output"),
-    Column("chunk_gaps_us", "list<int32>", "us", "gaps between the stamps of successive output events"),
+    Column("chunk_gaps_us", "list<int32>", "us", "gaps between the stamps of output events; null beyond the budget"),
+    Column("gap_p50_us", "int32", "us", "median of the request's chunk gaps"),
+    Column("gap_p99_us", "int32", "us", "their 99th percentile, nearest rank"),
+    Column("gap_max_us", "int32", "us", "the longest"),
     Column("bytes_out", "int64", "B", "request head and body"),
     Column("bytes_in", "int64", "B", "answer as received, decrypted"),
     Column("read_lag_us", "int32", "us", "worst delay from the kernel's receipt to our read; null if unknown"),
@@ -71,6 +74,14 @@ REQUEST_COLUMNS: tuple[Column, ...] = (
     Column("stamp_source", "string", "", "kernel or user: where the receive stamps come from"),
     Column("server_times_us", "list<int32>", "us", "the server's own times, in the order of --server-time"),
 )
+
+# What follows from a request's gaps, so that whoever records a request does not give it.
+_DERIVED = ("gap_p50_us", "gap_p99_us", "gap_max_us")
+# What a request is recorded as: its integers (-1 where not measured) and its texts, each in the order of the columns.
+INTEGERS = tuple(
+    column.name for column in REQUEST_COLUMNS if column.type in ("int32", "int64") and column.name not in _DERIVED
+)
+TEXTS = tuple(column.name for column in REQUEST_COLUMNS if column.type == "string")
 
 # A worker's own state, one row a second: the evidence when the client itself was the bottleneck.
 HEALTH_COLUMNS: tuple[Column, ...] = (
@@ -81,4 +92,14 @@ HEALTH_COLUMNS: tuple[Column, ...] = (
     Column("in_flight", "int32", "", "requests sent and not ended"),
     Column("loop_lag_p99_us", "int32", "us", "lateness of a 20 ms timer on the event loop, over the second"),
     Column("loop_lag_max_us", "int32", "us", "the same, the worst"),
+    Column("gc_pause_us", "int64", "us", "time in the garbage collector, over the second"),
+    Column("gc_pause_max_us", "int64", "us", "its longest pause"),
+)
+
+# Histograms of every worker and second, which add up: `loadgen.histogram` says what a bucket is.
+HISTOGRAM_COLUMNS: tuple[Column, ...] = (
+    Column("t_ns", "int64", "ns", "end of the second: it holds the requests that were recorded in it"),
+    Column("name", "string", "", "chunk_gap, read_lag (all reads), send_lag (sent - intended, less connecting)"),
+    Column("buckets", "list<int32>", "", "bucket n counts durations around 1.02^n ns, within 1 %"),
+    Column("counts", "list<int64>", "", "how many in each of them"),
 )

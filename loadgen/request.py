@@ -6,16 +6,19 @@ CLOCK_MONOTONIC ns; none is taken here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loadgen.endpoints import Call, Failure, Malformed
 from loadgen.endpoints.errors import body_words
 from loadgen.endpoints.server_times import ServerTime, read
 from loadgen.failures import storable
-from loadgen.record import Outcome
-from loadgen.transport.client import Client, Exchange
+from loadgen.record import INTEGERS, TEXTS, Outcome
+from loadgen.transport.client import Client
+from loadgen.transport.response import Exchange
 
 _MAX_REASON = 40
 _MAX_US = 2**31 - 1  # what a record holds
@@ -23,9 +26,11 @@ _MAX_US = 2**31 - 1  # what a record holds
 _BROKEN_OFF = (Outcome.TRUNCATED, Outcome.RESET)
 
 
-def perform(client: Client, exchange: Exchange, head: bytes, call: Call, timeout_s: float) -> Failure | None:
+def perform(
+    client: Client, exchange: Exchange, head: bytes, call: Call, timeout_s: float, first_output_s: float | None = None
+) -> Failure | None:
     """Send the call's request and read its answer into `exchange`, which is new, and the call's reader."""
-    client.fetch(exchange, head, call.body, call.reader.feed, timeout_s)
+    client.fetch(exchange, head, call.body, call.reader.feed, timeout_s, first_output_s)
     return judge(call, exchange)
 
 
@@ -59,7 +64,17 @@ def _refusal(status: int, exchange: Exchange) -> Failure:
     return Failure(Outcome.HTTP_ERROR, f"HTTP {status}: {words}" if words else f"HTTP {status}", body)
 
 
-def row(
+class Fields(NamedTuple):
+    """A record's values, as `Recorder.append` takes them."""
+
+    integers: tuple[int, ...]
+    texts: tuple[str | None, ...]
+    gaps_us: NDArray[np.int32] | None
+    lags_us: NDArray[np.int32] | None
+    server_times_us: list[int | None] | None
+
+
+def fields(
     worker: int,
     sequence: int,
     identity: str,
@@ -69,47 +84,66 @@ def row(
     outcome: Outcome,
     error: str | None,
     server_times: Sequence[ServerTime],
-) -> tuple[Any, ...]:
-    """The values of the record, in the order of REQUEST_COLUMNS; whatever the server sent, they can be stored."""
+) -> Fields:
+    """The values of the record, in the order of INTEGERS and TEXTS; whatever the server sent, they can be stored."""
     answer = call.reader.answer
     stamps = answer.stamps_ns
-    source = "usage" if answer.output_tokens is not None else "events" if stamps else None
-    return (
-        worker,
-        sequence,
-        identity,
-        call.name,
-        intended_ns,
-        exchange.sent_ns,
-        exchange.first_byte_ns,
-        stamps[0] if stamps else None,
-        stamps[-1] if stamps else None,
-        exchange.end_ns,
-        outcome.value,
-        exchange.status,
-        storable(str(answer.finish_reason))[:_MAX_REASON] if answer.finish_reason else None,
-        error,
-        exchange.attempts,
-        exchange.dns_us,
-        exchange.connect_us,
-        exchange.tls_us,
-        answer.prompt_tokens,
-        answer.output_tokens if source == "usage" else len(stamps) or None,
-        source,
-        len(stamps) if answer.has_tokens else None,
-        _gaps_us(stamps) if answer.has_tokens else None,
-        exchange.bytes_out,
-        exchange.bytes_in,
-        exchange.read_lag_ns // 1000 if exchange.read_lag_ns >= 0 else None,
-        answer.coalesced_reads if answer.has_tokens else None,
-        "kernel" if exchange.kernel_stamps else "user",
+    has_tokens = answer.has_tokens
+    tokens = answer.output_tokens
+    source = "usage" if tokens is not None else "events" if stamps else None
+    reason = answer.finish_reason
+    return Fields(
+        (
+            worker,
+            sequence,
+            intended_ns,
+            _or_null(exchange.sent_ns),
+            _or_null(exchange.first_byte_ns),
+            stamps[0] if stamps else -1,
+            stamps[-1] if stamps else -1,
+            exchange.end_ns,
+            _or_null(exchange.status),
+            exchange.attempts,
+            _or_null(exchange.dns_us),
+            _or_null(exchange.connect_us),
+            _or_null(exchange.tls_us),
+            _or_null(answer.prompt_tokens),
+            tokens if tokens is not None else len(stamps) or -1,
+            len(stamps) if has_tokens else -1,
+            exchange.bytes_out,
+            exchange.bytes_in,
+            exchange.read_lag_us,
+            answer.coalesced_reads if has_tokens else -1,
+        ),
+        (
+            identity,
+            call.name,
+            outcome.value,
+            storable(str(reason))[:_MAX_REASON] if reason else None,
+            error,
+            source,
+            "kernel" if exchange.kernel_stamps else "user",
+        ),
+        _gaps_us(stamps) if has_tokens else None,
+        np.array(exchange.lags_us, np.int32) if len(exchange.lags_us) > 1 else None,
         read(server_times, exchange.headers, call.reader.messages()) if server_times else None,
     )
 
 
-def _gaps_us(stamps: Sequence[int]) -> list[int]:
-    gaps = [(later - earlier) // 1000 for earlier, later in itertools.pairwise(stamps)]
-    # Only then may one of them be larger than a record holds.
-    if stamps and stamps[-1] - stamps[0] > _MAX_US * 1000:
-        gaps = [min(gap, _MAX_US) for gap in gaps]
-    return gaps
+def dropped(worker: int, sequence: int, intended_ns: int, now_ns: int, scenario: str) -> Fields:
+    """The values of a record for a request that was due and not sent."""
+    known = {"worker": worker, "seq": sequence, "intended_ns": intended_ns, "end_ns": now_ns, "attempts": 0}
+    known |= {"bytes_out": 0, "bytes_in": 0}
+    texts = {"request_id": "", "scenario": scenario, "outcome": Outcome.DROPPED.value, "error": "too many in flight"}
+    return Fields(
+        tuple(known.get(name, -1) for name in INTEGERS), tuple(texts.get(name) for name in TEXTS), None, None, None
+    )
+
+
+def _or_null(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _gaps_us(stamps: Sequence[int]) -> NDArray[np.int32]:
+    gaps = np.diff(np.array(stamps, np.int64)) // 1000
+    return np.minimum(gaps, _MAX_US).astype(np.int32)

@@ -22,8 +22,8 @@ _TYPES = {
     "bool": pa.bool_(),
     "string": pa.string(),
     "list<int32>": pa.list_(pa.int32()),
+    "list<int64>": pa.list_(pa.int64()),
 }
-
 
 _UNREADABLE = (pa.ArrowException, OSError, MemoryError)
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -52,6 +52,12 @@ def arrow_schema(columns: Iterable[tuple[str, str]], metadata: Mapping[str, str]
     return pa.schema([pa.field(name, _TYPES[kind]) for name, kind in columns], metadata=dict(metadata))
 
 
+def record_batch(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Python values as one batch; `columns` are in schema order and of equal length."""
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
+
+
 class ShardWriter:
     """Appends batches of columns to one Arrow IPC stream; each append reaches the kernel before it returns.
 
@@ -61,16 +67,17 @@ class ShardWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         """Raises OSError; FileExistsError when there is such a file."""
         self.schema = schema
-        self.rows = 0
         self._file = path.open("xb", buffering=0)
         self._size = 0
         self._write(schema.serialize())
 
     def append(self, columns: Sequence[Sequence[Any]]) -> None:
         """Write one batch; `columns` are in schema order and of equal length. Raises OSError."""
-        arrays = [pa.array(values, type=field.type) for values, field in zip(columns, self.schema, strict=True)]
-        self._write(pa.record_batch(arrays, schema=self.schema).serialize())
-        self.rows += len(columns[0])
+        self.append_batch(record_batch(columns, self.schema))
+
+    def append_batch(self, batch: pa.RecordBatch) -> None:
+        """Write a batch of this schema. Raises OSError."""
+        self._write(batch.serialize())
 
     def _write(self, message: pa.Buffer) -> None:
         rest = memoryview(message)

@@ -17,6 +17,11 @@ class SseDecoder:
         self._max = max_event_bytes
         self._start = True
 
+    @property
+    def pending(self) -> bool:
+        """Whether bytes are held that belong to an event which is not complete."""
+        return bool(self._tail or self._data)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """Raises ValueError when one event is larger than the bound."""
         buffer = self._tail + chunk

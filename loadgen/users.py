@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
-import secrets
 import time
 from pathlib import Path
 
 import gevent
 from locust import User
 
-from loadgen import live, locust_plugin, request, rundir
+from loadgen import locust_plugin, request, rundir
 from loadgen.endpoints import Answer, Call, Failure, server_times
 from loadgen.failures import FailureLog, secrets_of
+from loadgen.locust_plugin.traps import NO_TURN
 from loadgen.options import Settings
 from loadgen.record import Outcome
-from loadgen.transport.client import Client, Exchange
+from loadgen.transport.client import Client
+from loadgen.transport.response import Exchange
 
 locust_plugin.install()
 
 _ordinals = itertools.count()
+_identities = random.Random()  # seeded by the system: no two runs use the same
 _AWAY = (Outcome.CONNECT_ERROR, Outcome.TLS_ERROR, Outcome.RESET)
+_SMOOTHING = 0.05  # of the running mean that --cancel-rate goes by
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -45,6 +49,8 @@ class ModelUser(User):
         path = folder / f"worker-{worker.recorder.index}.errors.jsonl"
         self._failures = _failure_log(path, secrets_of(worker.settings))
         self._away_s = 0.0
+        self._due_ns = 0  # open model: when the task's first request was due
+        self._sent = False  # since the last wait
         self.random = random.Random(f"{worker.settings.plan.seed}:{worker.recorder.index}:{next(_ordinals)}")
 
     @property
@@ -57,8 +63,22 @@ class ModelUser(User):
         return self._worker.model
 
     def on_start(self) -> None:
-        """Start at a random offset, so that users spawned together do not march in step."""
-        gevent.sleep(self.random.uniform(0, self._worker.stagger_s))
+        """Open model: wait for an arrival. Closed: start at a random offset, so that users do not march in step."""
+        if self._worker.arrivals is not None:
+            self._due_ns = self._worker.arrivals.next()
+        else:
+            gevent.sleep(self.random.uniform(0, self._worker.stagger_s))
+
+    def wait_time(self) -> float:
+        """Between two tasks: the next arrival in the open model, think time in the closed one; see traps.py, T37."""
+        sent, self._sent = self._sent, False
+        if self._worker.arrivals is not None:
+            self._due_ns = self._worker.arrivals.next()
+            return NO_TURN
+        shortest, longest = self.settings.think_time_s
+        if longest:
+            return self.random.uniform(shortest, longest)
+        return NO_TURN if sent else 0.0
 
     def on_stop(self) -> None:
         self._client.close()
@@ -67,21 +87,39 @@ class ModelUser(User):
         """Send one request now and record how it went. The answer holds what was read, also of a failure."""
         worker = self._worker
         worker.wait_while_draining()
-        identity = secrets.token_hex(16)
-        intended = time.monotonic_ns()
+        identity = f"{_identities.getrandbits(128):032x}"
+        intended = self._due_ns or time.monotonic_ns()
+        self._due_ns, self._sent = 0, True
         exchange = Exchange()
         # What stays when the greenlet is killed. An exception of ours goes on to Locust, and the run names it.
         failure: Failure | None = Failure(Outcome.CANCELLED, "cut by the harness")
         recorder = worker.recorder
         recorder.in_flight += 1
         try:
-            head = worker.request_head(call, identity)
-            failure = request.perform(self._client, exchange, head, call, worker.settings.plan.timeout_s)
+            failure = self._perform(call, exchange, worker.request_head(call, identity))
         finally:
             recorder.in_flight -= 1
             self._record(call, identity, intended, exchange, failure)
         self._pause_while_away(exchange, failure)
         return call.reader.answer
+
+    def _perform(self, call: Call, exchange: Exchange, head: bytes) -> Failure | None:
+        worker, settings = self._worker, self._worker.settings
+        timeout_s, first_s = settings.plan.timeout_s, settings.first_token_timeout_s
+        if not settings.cancel_rate:
+            return request.perform(self._client, exchange, head, call, timeout_s, first_s)
+        patience_s = math.inf
+        if worker.typical_s is not None and self.random.random() < settings.cancel_rate:
+            patience_s = self.random.uniform(0, worker.typical_s)
+        started = time.monotonic()
+        failure = request.perform(self._client, exchange, head, call, min(timeout_s, patience_s), first_s)
+        took_s = time.monotonic() - started
+        if failure is None:
+            typical_s = worker.typical_s or took_s
+            worker.typical_s = typical_s + _SMOOTHING * (took_s - typical_s)
+        elif failure.outcome is Outcome.TIMEOUT and took_s >= patience_s:
+            return Failure(Outcome.CANCELLED, "hung up on purpose")
+        return failure
 
     def _pause_while_away(self, exchange: Exchange, failure: Failure | None) -> None:
         """A server that takes no connection would be asked as fast as this machine can: wait, longer each time."""
@@ -95,28 +133,14 @@ class ModelUser(User):
         outcome, error = Outcome.OK, None
         if failure is not None:
             outcome, error = failure.outcome, self._text_of(failure, call, identity, exchange)
-        recorder = self._worker.recorder
+        worker = self._worker
+        recorder = worker.recorder
+        worker.methods[call.name] = call.method
         sequence = recorder.next_sequence()
         recorder.append(
-            request.row(
+            *request.fields(
                 recorder.index, sequence, identity, intended, call, exchange, outcome, error, self._server_times
             )
-        )
-        tally = self._worker.tally
-        if outcome is Outcome.CANCELLED:
-            tally.cancelled += 1
-            return
-        tally.ended += 1
-        tally.failed += outcome is not Outcome.OK
-        if stamps := call.reader.answer.stamps_ns:
-            tally.ttft[live.bucket(stamps[0] - intended)] += 1
-        self.environment.events.request.fire(
-            request_type=call.method,
-            name=call.name,
-            response_time=(exchange.end_ns - intended) / 1e6,
-            response_length=exchange.bytes_in,
-            exception=None if outcome is Outcome.OK else RuntimeError(outcome.value),
-            context={},
         )
 
     def _text_of(self, failure: Failure, call: Call, identity: str, exchange: Exchange) -> str:

@@ -22,15 +22,13 @@ class PredictUser(ModelUser):
     @task
     def predict(self) -> None:
         settings = self.settings
-        body = b""
-        if settings.body_template is not None:
-            body = plain.render(
-                settings.body_template,
-                {
-                    "prompt": synthetic.prompt(self.random, settings.prompt_tokens),
-                    "id": secrets.token_hex(16),
-                    "seed": self.random.getrandbits(31),
-                    "n": next(_ordinals),
-                },
-            )
+        template = settings.body_template
+        body = plain.render(template, self._value_of) if template is not None else b""
         self.send(plain.call(settings.method, settings.url_path, body))
+
+    def _value_of(self, placeholder: str) -> str | int:
+        if placeholder == "prompt":
+            return synthetic.prompt(self.random, self.settings.prompt_tokens)
+        if placeholder == "id":
+            return secrets.token_hex(16)
+        return self.random.getrandbits(31) if placeholder == "seed" else next(_ordinals)

@@ -1,4 +1,4 @@
-"""What every figure shares: the style, the colours, axes of users, infinite points, and saving. No figure."""
+"""What every figure shares: the style, the colours, axes of levels, infinite points, and saving. No figure."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def users_axis(axes: Axes, levels: Iterable[float]) -> None:
-    """x is the steps' level, logarithmic when it spans more than LOG_RANGE; ticks at levels, as many as fit."""
+def level_axis(axes: Axes, levels: Iterable[float], unit: str) -> None:
+    """x is the level in its unit, logarithmic when it spans more than LOG_RANGE; ticks at levels, as many as fit."""
     values = sorted(set(levels))
     wide = values[-1] > LOG_RANGE * values[0]
     if wide:
@@ -70,7 +70,7 @@ def users_axis(axes: Axes, levels: Iterable[float]) -> None:
     axes.set_xticks(_apart(values, place))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
-    axes.set_xlabel("concurrent users")
+    axes.set_xlabel("concurrent users" if unit == "users" else unit)
 
 
 def _apart(values: list[float], place: list[float]) -> list[float]:
@@ -190,6 +190,6 @@ def rate_axis(axes: Axes, values: pd.Series[float], label: str) -> None:
     axes.set_xlabel(label)
 
 
-def limit_line(axes: Axes, value: float, label: str) -> None:
+def limit_line(axes: Axes, value: float, label: str, color: str = BLACK) -> None:
     """A dotted line at a limit."""
-    axes.axhline(value, color=BLACK, lw=1.2, ls=":", label=label)
+    axes.axhline(value, color=color, lw=1.2, ls=":", label=label)

@@ -9,34 +9,45 @@ from matplotlib.figure import Figure
 
 from analysis.metrics import GIB
 from analysis.plots.canvas import (
+    BLACK,
     BLUE,
     GREEN,
     ORANGE,
     RED,
+    SKY,
     label_points,
     legend,
+    level_axis,
     limit_line,
     line,
     panels,
     rate_axis,
     titled,
-    users_axis,
     value_axis,
 )
+from analysis.windows import RATE
 
 SIZE = (9.6, 4.0)
 
 
 def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
-    """Successful and failed requests per second, and output tokens per second. None without steps."""
+    """Successful and failed requests per second, and output tokens per second. None without steps.
+
+    In the open model, what was delivered (sent) against what was asked for too.
+    """
     if steps.empty:
         return None
     figure, (rate, tokens) = panels(1, 2, SIZE)
-    x = steps["level"]
-    value_axis(rate, [steps["qps"], steps["failed_qps"]], "requests per second")
+    x, unit = steps["level"], steps["unit"].iloc[0]
+    asked = [steps["asked_rate"], steps["delivered_rate"]] if unit == RATE else []
+    value_axis(rate, [steps["qps"], steps["failed_qps"], *asked], "requests per second")
+    if unit == RATE:
+        line(rate, x, steps["asked_rate"], "asked for", color=BLACK, marker=".", linestyle=":")
+        line(rate, x, steps["delivered_rate"], "delivered (sent)", color=SKY, marker="D", linestyle="--")
     line(rate, x, steps["qps"], "successful", color=BLUE, marker="o")
     if (steps["failed_qps"] > 0).any():
         line(rate, x, steps["failed_qps"], "failed", color=RED, marker="s", linestyle="--")
+    if len(rate.get_lines()) > 1:
         legend(rate, infinite=False, loc="best")
     source = steps["gpu_source"].iloc[0]
     rate.set_title(titled("Throughput", source))
@@ -44,22 +55,29 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     line(tokens, x, steps["output_tokens_per_s"], "output tokens", color=GREEN, marker="D")
     tokens.set_title(titled("Output tokens", source))
     for axes in (rate, tokens):
-        users_axis(axes, x)
+        level_axis(axes, x, unit)
     return figure
 
 
 def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
-    """p50, p90 and p99 of TTFT and of E2E; failures count as infinite. None without steps."""
+    """p50, p90 and p99 of TTFT and of E2E; failures count as infinite. None without steps.
+
+    In the open model with the service time's p99 beside E2E: what is between them waited to be sent.
+    """
     if steps.empty:
         return None
     figure, both = panels(1, 2, SIZE)
+    unit = steps["unit"].iloc[0]
     looks = (("p99", RED, "^", "-."), ("p90", ORANGE, "s", "--"), ("p50", BLUE, "o", "-"))
     for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
         series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
-        value_axis(axes, series, f"{metric.upper()}, ms", log=True)
+        service = [steps["service_p99_ms"]] if metric == "e2e" and unit == RATE else []
+        value_axis(axes, [*series, *service], f"{metric.upper()}, ms", log=True)
+        for values in service:
+            line(axes, steps["level"], values, "service time p99", 3, color=BLACK, marker="v", linestyle=":")
         for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
             line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
-        users_axis(axes, steps["level"])
+        level_axis(axes, steps["level"], unit)
         axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
         legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
     return figure
@@ -130,5 +148,5 @@ def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None
     busy.set_ylabel(f"%{several}")
     legend(memory, infinite=False, loc="upper left")
     for axes in (memory, busy):
-        users_axis(axes, steps["level"])
+        level_axis(axes, steps["level"], steps["unit"].iloc[0])
     return figure

@@ -70,6 +70,12 @@ PANELS = (
         (Curve("running", "running", SKY), Curve("waiting", "waiting", PINK, "--")),
     ),
 )
+# In the open model the number of users is a pool's size, and says nothing.
+OPEN_PANELS = (
+    Panel("Load", "requests", (Curve("in_flight", "requests in flight", BLUE),)),
+    Panel("Throughput", "requests/s", (Curve("due_qps", "due", BLACK, ":"), *PANELS[1].curves)),
+    *PANELS[2:],
+)
 # With more steps than this only every n-th is labelled.
 LABELS = 12
 SHADE = "#0072B2"
@@ -90,11 +96,16 @@ OUTCOME_LOOKS = {
 
 
 def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], source: str) -> Figure | None:
-    """Users, QPS, TTFT, GPU, VRAM and queue over time; a panel without data is left out. None without any data.
+    """Load, QPS, TTFT, GPU, VRAM and queue over time; a panel without data is left out. None without any data.
 
     `frame` has bins of `width_s`; the steps' holds are shaded, their measuring windows darker.
     """
-    shown = [panel for panel in PANELS if any(_drawable(frame, curve) for curve in panel.curves)]
+    is_open = any(window.open for window in windows)
+    shown = [
+        panel
+        for panel in (OPEN_PANELS if is_open else PANELS)
+        if any(_drawable(frame, curve) for curve in panel.curves)
+    ]
     if not shown:
         return None
     figure, axes = panels(len(shown), 1, (9.6, 0.8 + 1.5 * len(shown)), sharex=True)

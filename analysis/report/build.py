@@ -19,10 +19,17 @@ import jinja2
 import pandas as pd
 
 from analysis import failures, hosts, join, metrics, tables
-from analysis.checks import SIMULATED_GPU, client_lag_limit, run_caveats, step_caveats
+from analysis.checks import (
+    SIMULATED_GPU,
+    client_lag_limit,
+    client_on_time,
+    run_caveats,
+    send_lag_limit,
+    step_caveats,
+)
 from analysis.load import Run, load
 from analysis.report.pictures import OverTime, Picture, draw
-from analysis.windows import Window, step_windows
+from analysis.windows import RATE, Window, step_windows
 from loadgen import rundir
 from loadgen.errors import RunDirError
 
@@ -116,6 +123,8 @@ def _analyse(run_dir: Path) -> Analysed:
     for window in windows:
         step = metrics.step_figures(run, requests, telemetry, window)
         step["client_lag_limit_ms"] = client_lag_limit(step)[0]
+        step["send_lag_limit_ms"] = send_lag_limit(step)
+        step["client_on_time"] = client_on_time(step)
         steps.append(step | {"caveats": step_caveats(step, window, run.manifest, timed)})
     damaged = [finding.file for finding in run.damage]
     summary = {
@@ -170,6 +179,10 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
         headline=_headline(summary),
         headers=headers,
         rows=rows,
+        unit=tables.unit_of(summary),
+        rate=RATE,
+        itl_share=min((s["itl_share"] for s in summary["steps"] if s["itl_share"] is not None), default=None),
+        certificate=tables.certificate_table(summary),
         gpu_table=tables.gpu_table(summary),
         host_table=tables.host_table(summary),
         server_times=tables.server_times_table(summary),

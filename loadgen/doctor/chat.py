@@ -54,7 +54,7 @@ def _ask(case: Case, prompt: str, max_tokens: int, fields: Mapping[str, Any] | N
         try:
             if response.is_success:
                 for piece in response.iter_raw():
-                    call.reader.feed(piece, time.monotonic_ns())
+                    call.reader.feed([piece], [time.monotonic_ns()])
                     for event in events.feed(piece):
                         done = event.strip() == b"[DONE]"
                     cut = len(answer.stamps_ns) >= _ENOUGH_EVENTS

@@ -100,8 +100,8 @@ class Reply:
 
 
 class Case:
-    """The settings, one HTTP client as the run's own requests go (no proxy, the system's certificates), and what
-    earlier checks found out for later ones."""
+    """The settings, one HTTP client as the run's own requests go (no proxy, the same TLS), and what earlier checks
+    found out for later ones."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -130,7 +130,15 @@ class Case:
 
     @cached_property
     def client(self) -> httpx.Client:
-        return httpx.Client(verify=ssl.create_default_context(), trust_env=False)
+        return httpx.Client(verify=self.tls_context(), trust_env=False)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """As --ca-file and --insecure say."""
+        context = ssl.create_default_context(cafile=self.settings.ca_file)
+        if self.settings.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
     def send(
         self,

@@ -50,15 +50,17 @@ _UNSYNCHRONISED = 0x40  # STA_UNSYNC
 
 def open_files(case: Case) -> Finding:
     settings = case.settings
-    users = _users_a_worker(settings)
+    users, all_users = _users_a_worker(settings), settings.plan.peak
     needed = users + _OTHER_FILES
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit for limit in limits)
     allowed = max(soft, _LOCUST_RAISES_TO) if hard >= _LOCUST_RAISES_TO else soft
     raised = f", raised to {allowed:.0f} by Locust" if allowed > soft else ""
-    found = f"a worker needs {needed} for {users} users; the limit is {soft:.0f}{raised} (hard {hard:.0f})"
-    if settings.host is None and settings.plan.peak + _OTHER_FILES > hard:
-        found = f"the simulator needs {settings.plan.peak + _OTHER_FILES} for all users; the hard limit is {hard:.0f}"
+    found = (
+        f"a worker needs {needed} for {users} {_streams(settings)}; the limit is {soft:.0f}{raised} (hard {hard:.0f})"
+    )
+    if settings.host is None and all_users + _OTHER_FILES > hard:
+        found = f"the simulator needs {all_users + _OTHER_FILES} for all users; the hard limit is {hard:.0f}"
     elif needed <= allowed:
         return ok(found)
     elif needed <= hard:
@@ -71,11 +73,17 @@ def local_ports(case: Case) -> Finding:
         low, high = (int(word) for word in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     except (OSError, ValueError):
         return not_applicable("this kernel does not tell its range")
-    waiting = sum(1 for port in _ports_waiting() if case.settings.host is not None and port == case.address[1])
-    free = high - low + 1 - waiting
-    peak = case.settings.plan.peak
-    found = f"{free} of {low} to {high} are free towards the endpoint ({waiting} in TIME_WAIT), for {peak} users"
-    wider = 'run `sysctl -w net.ipv4.ip_local_port_range="1024 65535"` as root, or use fewer users'
+    settings = case.settings
+    waiting = sum(1 for port in _ports_waiting() if settings.host is not None and port == case.address[1])
+    addresses = len(settings.source_addresses) or 1
+    free = (high - low + 1) * addresses - waiting
+    peak = settings.plan.peak
+    where = f"{low} to {high}" + (f" on {addresses} addresses" if addresses > 1 else "")
+    found = f"{free} of {where} are free towards the endpoint ({waiting} in TIME_WAIT), for {peak} {_streams(settings)}"
+    wider = (
+        'run `sysctl -w net.ipv4.ip_local_port_range="1024 65535"` as root, give more --source-addresses, '
+        f"or use fewer {_streams(settings)}"
+    )
     return ok(found) if peak <= free else failed(found, wider)
 
 
@@ -99,10 +107,10 @@ def memory(case: Case) -> Finding:
         return not_applicable("this kernel does not tell what is free")
     found = (
         f"the run takes about {_size(needed)} ({workers} worker(s) and the master at {_PROCESS_B // _MB} MB, "
-        f"{settings.plan.peak} users at {_USER_B // 1000} kB); {_size(free)} are free"
+        f"{settings.plan.peak} {_streams(settings)} at {_USER_B // 1000} kB); {_size(free)} are free"
     )
     if needed > free:
-        return failed(found, "use fewer users or --workers, or a machine with more memory")
+        return failed(found, f"use fewer {_streams(settings)} or --workers, or a machine with more memory")
     return warning(found, "close other programs") if needed > _LITTLE_MEMORY * free else ok(found)
 
 
@@ -137,16 +145,21 @@ def disk(case: Case) -> Finding:
 
 
 def estimate(settings: Settings) -> tuple[int, int, int]:
-    """(requests, bytes a request, bytes of the run), all at most: answers at 200 tokens/s, no gap between requests."""
+    """(requests, bytes a request, bytes of the run). In the closed model all at most: answers at 200 tokens/s, no gap
+    between requests; in the open model what the rates come to."""
     a_request = sum(_COLUMN_B[column.type] for column in REQUEST_COLUMNS) + settings.output_tokens * _TOKEN_B
     answer_s = settings.output_tokens * _FASTEST_TOKEN_S
-    requests, seconds = 0, settings.plan.drain_s
-    for step in settings.plan.steps:
-        fitting = math.inf if step.duration_s is None else step.level * step.duration_s / answer_s
+    plan = settings.plan
+    requests, seconds, before = 0, plan.drain_s, 0.0
+    for step in plan.steps:
+        fastest = step.level if plan.is_open else step.level / answer_s
+        fitting = math.inf if step.duration_s is None else fastest * step.duration_s
         counted = math.inf if step.requests is None else step.requests
-        step_requests = math.ceil(min(fitting, counted))
-        requests += step_requests
-        seconds += step.duration_s if step.duration_s is not None else step_requests * answer_s / step.level
+        hold = min(fitting, counted)
+        ramp = plan.ramp_s * (before + fastest) / 2
+        requests += math.ceil(hold + ramp)
+        seconds += plan.ramp_s + (step.duration_s if step.duration_s is not None else hold / fastest)
+        before = fastest
     return requests, a_request, int(requests * a_request + seconds * _SECOND_B * _workers(settings) + _REPORT_B)
 
 
@@ -177,7 +190,10 @@ def cpus(case: Case) -> Finding:
         total = min(total, quota / period)
     busy = min(os.getloadavg()[0], total)
     workers, users = _workers(settings), _users_a_worker(settings)
-    found = f"{total:g} CPUs, {busy:.1f} of them busy over the last minute, for {workers} worker(s) of {users} users"
+    found = (
+        f"{total:g} CPUs, {busy:.1f} of them busy over the last minute, "
+        f"for {workers} worker(s) of {users} {_streams(settings)}"
+    )
     if workers > total:
         return warning(found, f"use --workers {max(int(total), 1)} at most: more would take time from each other")
     if users > _USERS_A_WORKER:
@@ -292,6 +308,11 @@ def differing(tested: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _workers(settings: Settings) -> int:
     assert settings.workers is not None, "the caller resolves --workers auto"
     return settings.workers
+
+
+def _streams(settings: Settings) -> str:
+    """What `plan.peak` counts."""
+    return "requests in flight" if settings.plan.is_open else "users"
 
 
 def _users_a_worker(settings: Settings) -> int:

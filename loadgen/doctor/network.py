@@ -5,6 +5,7 @@ Times are milliseconds of CLOCK_MONOTONIC.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import ssl
@@ -21,9 +22,9 @@ _LOST_PACKET_MS = 200.0  # beyond the median: a connect whose first packet was l
 _FEW_DAYS = 14
 _VERIFY_REMEDIES = {
     10: "renew the server's certificate, and check the clock of this machine",
-    18: "name a file with the server's certificate in the environment variable SSL_CERT_FILE",
-    19: "name a file with the authority's certificate in the environment variable SSL_CERT_FILE",
-    20: "name a file with the authority's certificate in the environment variable SSL_CERT_FILE",
+    18: "name a file with the server's certificate with --ca-file, or give --insecure",
+    19: "name a file with the authority's certificate with --ca-file",
+    20: "name a file with the authority's certificate with --ca-file",
     62: "use a name in --host that the certificate has",
     64: "use a name in --host that the certificate has",
 }
@@ -58,13 +59,18 @@ def _is_address(host: str) -> bool:
 def connect(case: Case) -> Finding:
     times_ms, local = [], False
     problem: OSError | None = None
-    for _ in range(_CONNECTS):
+    sources = case.settings.source_addresses or ("",)
+    for number in range(max(_CONNECTS, len(sources))):
+        source = sources[number % len(sources)]
         started = time.monotonic()
         try:
-            with socket.create_connection(case.address, timeout=_CONNECT_TIMEOUT_S) as connection:
+            with socket.create_connection(case.address, _CONNECT_TIMEOUT_S, (source, 0) if source else None) as made:
                 times_ms.append((time.monotonic() - started) * 1e3)
-                local = connection.getsockname()[0] == connection.getpeername()[0]
+                local = made.getsockname()[0] == made.getpeername()[0]
         except OSError as error:
+            if source and error.errno in (errno.EADDRNOTAVAIL, errno.EINVAL):
+                found = f"nothing can be sent from {source} to {case.address[0]} ({_reason(error)})"
+                return failed(found, "give addresses of this machine with --source-addresses")
             problem = error
             if not times_ms:
                 break
@@ -72,11 +78,11 @@ def connect(case: Case) -> Finding:
         reason = "no answer within 5 s" if isinstance(problem, TimeoutError) else _reason(problem)
         if not times_ms:
             return failed(f"{case.url} cannot be reached ({reason})", "start the server, or correct --host")
-        found = f"{_CONNECTS - len(times_ms)} of {_CONNECTS} TCP connects failed ({reason})"
+        found = f"{number + 1 - len(times_ms)} of {number + 1} TCP connects failed ({reason})"
         return warning(found, "look for a full accept queue on the server, or a firewall that limits connections")
     low, middle, high = min(times_ms), statistics.median(times_ms), max(times_ms)
     where = "on this machine, which server and load generator share" if local else "on another machine"
-    found = f"{_CONNECTS} TCP connects took {low:.2f} / {middle:.2f} / {high:.2f} ms (min / p50 / max); {where}"
+    found = f"{len(times_ms)} TCP connects took {low:.2f} / {middle:.2f} / {high:.2f} ms (min / p50 / max); {where}"
     if high > middle + _LOST_PACKET_MS:
         return warning(found, "a packet was lost or delayed on the way: expect such delays in the latencies too")
     return ok(found)
@@ -86,11 +92,10 @@ def tls(case: Case) -> Finding:
     if not case.url.startswith("https:"):
         return not_applicable("plain HTTP")
     host, _ = case.address
-    context = ssl.create_default_context()
     try:
         with (
             socket.create_connection(case.address, timeout=_CONNECT_TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secured,
+            case.tls_context().wrap_socket(plain, server_hostname=host) as secured,
         ):
             version = secured.version() or "TLS"
             certificate = secured.getpeercert() or {}
@@ -103,6 +108,8 @@ def tls(case: Case) -> Finding:
         return failed(f"{case.url} does not speak TLS as we do ({error.reason or 'handshake failed'})", remedy)
     except OSError as error:
         return failed(f"the TLS handshake with {host} broke off ({_reason(error)})", "look into the server's log")
+    if not certificate:
+        return ok(f"{version}; the certificate is not verified (--insecure)")
     days = int((ssl.cert_time_to_seconds(str(certificate["notAfter"])) - datetime.now(UTC).timestamp()) // 86400)
     found = f"{version}, certificate verified, its name matches {host}, {days} days left"
     return warning(found, "renew the server's certificate soon") if days < _FEW_DAYS else ok(found)

@@ -6,6 +6,7 @@ Here: what every API shares. Not here: how bytes travel (transport/) and how an 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -48,11 +49,17 @@ class Answer:
 
     text: list[str] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)  # of each event that carried output
-    coalesced_reads: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None  # as the server's usage says
     finish_reason: str | None = None
     has_tokens: bool = True
+
+    @property
+    def coalesced_reads(self) -> int:
+        """Reads that brought more than one output event: these have one stamp."""
+        if len(set(self.stamps_ns)) == len(self.stamps_ns):
+            return 0
+        return sum(count > 1 for count in Counter(self.stamps_ns).values())
 
 
 class Reader(Protocol):
@@ -60,8 +67,11 @@ class Reader(Protocol):
 
     answer: Answer
 
-    def feed(self, body: bytes, stamp_ns: int) -> None:
-        """Decode bytes that were received at `stamp_ns`. Raises Malformed."""
+    def feed(self, pieces: list[bytes], stamps_ns: list[int]) -> bool:
+        """Decode pieces of the body, each with the instant when it was received.
+
+        True when output has been seen so far. Raises Malformed.
+        """
 
     def finish(self) -> Failure | None:
         """Judge the body of a 2xx answer, all that there was of it; None when it is well. Raises Malformed."""

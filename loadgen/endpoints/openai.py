@@ -6,7 +6,9 @@ Stamps are handed in; no clock is read here.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,11 @@ _FAILED = ("error", "abort")  # finish reasons
 _MAX_COUNT = 2**31  # what a record holds
 _KEPT_MESSAGES = 4
 _KEPT_BYTES = 4096
+_RUN = 32  # pieces that are looked at together
+# What is between the quotes of a JSON string; possessive, so that what does not match takes no longer.
+_STRING = rb'(?:[ !#-\[\]-~\x80-\xff]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++'
+_TEXT = re.compile(rb'"(?:content|text)": ?"(' + _STRING + rb')"')
+_are_strings = re.compile(_STRING + rb"(?:\n" + _STRING + rb")*+").fullmatch
 _FIELDS = (b":", b"event:", b"id:", b"retry:")  # of an event stream, without data
 
 
@@ -79,21 +86,50 @@ class _Stream(Reader):
         self._stamp_ns = 0
         self._seen = False  # an event
         self._head = b""  # of the body, until the first event
+        self._others = 0  # events that said anything else than a text
+        self._frame: tuple[bytes, bytes] | None = None
 
-    def feed(self, body: bytes, stamp_ns: int) -> None:
-        answer = self.answer
-        outputs = len(answer.stamps_ns)
+    def feed(self, pieces: list[bytes], stamps_ns: list[int]) -> bool:
+        taken = 0
+        while taken < len(pieces):
+            alike = self._take_alike(pieces[taken : taken + _RUN], stamps_ns[taken : taken + _RUN])
+            taken += alike
+            if not alike:
+                self._take_piece(pieces[taken], stamps_ns[taken])
+                taken += 1
+        return bool(self.answer.stamps_ns)
+
+    def _take_alike(self, pieces: list[bytes], stamps_ns: list[int]) -> int:
+        """Nearly every piece is an event like the one before but for its text: a run of such needs no parser.
+
+        Returns how many there were at the start.
+        """
+        if self._frame is None or self._events.pending:
+            return 0
+        prefix, suffix = self._frame
+        texts = _texts(pieces, prefix, suffix)
+        if texts is None:
+            alike = itertools.takewhile(lambda piece: _texts([piece], prefix, suffix) is not None, pieces)
+            texts = _texts(list(alike), prefix, suffix) or []
+        self.answer.text += texts
+        self.answer.stamps_ns += stamps_ns[: len(texts)]
+        return len(texts)
+
+    def _take_piece(self, piece: bytes, stamp_ns: int) -> None:
         self._stamp_ns = stamp_ns
         if not self._seen:
-            self._head = (self._head + body)[:_KEPT_BYTES]
+            self._head = (self._head + piece)[:_KEPT_BYTES]
+        whole = not self._events.pending
         try:
-            events = self._events.feed(body)
+            events = self._events.feed(piece)
         except ValueError as error:
-            raise Malformed(str(error), body[:_KEPT_BYTES]) from error
+            raise Malformed(str(error), piece[:_KEPT_BYTES]) from error
+        texts, others = len(self.answer.text), self._others
         for event in events:
             self._take_event(event, stamp_ns)
-        if len(answer.stamps_ns) - outputs > 1:
-            answer.coalesced_reads += 1
+        alone = whole and len(events) == 1 and not self._events.pending
+        if alone and len(self.answer.text) == texts + 1 and self._others == others:
+            self._frame = _frame(piece, self.answer.text[-1]) or self._frame
 
     def _take_event(self, event: bytes, stamp_ns: int) -> None:
         self._seen = True
@@ -122,7 +158,8 @@ class _Stream(Reader):
                 answer.finish_reason = reason
         if output:
             answer.stamps_ns.append(stamp_ns)
-        if ended or not output:
+        if ended or not output or message.get("usage"):
+            self._others += 1
             self._messages = [*self._messages[1 - _KEPT_MESSAGES :], message]
         if "usage" in message:
             _take_usage(answer, message["usage"])
@@ -138,6 +175,39 @@ class _Stream(Reader):
         return self._messages
 
 
+def _frame(piece: bytes, text: str) -> tuple[bytes, bytes] | None:
+    """What surrounds the text in a piece that is one event with one text; None when that cannot be told for sure.
+
+    With another string in the place of the text it is the same JSON but for that string.
+    """
+    found = list(_TEXT.finditer(piece))
+    if len(found) != 1 or json.loads(b'"' + found[0][1] + b'"') != text:
+        return None
+    return bytes(piece[: found[0].start(1)]), bytes(piece[found[0].end(1) :])
+
+
+def _texts(pieces: list[bytes], prefix: bytes, suffix: bytes) -> list[str] | None:
+    """The text of each piece, when every piece is a text that is not empty between `prefix` and `suffix`."""
+    joined = b"".join(pieces)
+    if not (pieces and joined.startswith(prefix) and joined.endswith(suffix)):
+        return None
+    texts = joined[len(prefix) : -len(suffix)].split(suffix + prefix)
+    around = len(prefix) + len(suffix)
+    # These lengths agree for pieces that are so, because all of them together are.
+    if [len(text) + around for text in texts] != list(map(len, pieces)) or not all(texts):
+        return None
+    lines = b"\n".join(texts)
+    if _are_strings(lines) is None:
+        return None
+    try:
+        if b"\\" in lines:
+            strings: list[str] = json.loads('["' + lines.decode().replace("\n", '","') + '"]')
+            return strings
+        return lines.decode().split("\n")
+    except UnicodeDecodeError:
+        return None
+
+
 class _Whole(Reader):
     def __init__(self) -> None:
         self.answer = Answer()
@@ -145,11 +215,12 @@ class _Whole(Reader):
         self._message: Any = None
         self._stamp_ns = 0
 
-    def feed(self, body: bytes, stamp_ns: int) -> None:
-        self._body += body
-        self._stamp_ns = stamp_ns
+    def feed(self, pieces: list[bytes], stamps_ns: list[int]) -> bool:
+        self._body += b"".join(pieces)
+        self._stamp_ns = stamps_ns[-1]
         if len(self._body) > MAX_BODY_BYTES:
             raise Malformed(f"an answer larger than {MAX_BODY_BYTES} bytes")
+        return True
 
     def finish(self) -> Failure | None:
         if not self._body:

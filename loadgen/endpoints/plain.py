@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from loadgen.endpoints import Answer, Call, Failure, Reader
@@ -20,7 +20,8 @@ from loadgen.record import Outcome
 
 METHODS = ("GET", "POST", "PUT")
 DEFAULT_TEMPLATE = '{"prompt": "{{prompt}}"}'
-PLACEHOLDERS = ("prompt", "id", "seed", "n")
+_EXAMPLES: dict[str, str | int] = {"prompt": "a", "id": "a", "seed": 1, "n": 1}
+PLACEHOLDERS = tuple(_EXAMPLES)
 
 _PLACEHOLDER = re.compile(r"\{\{ *(\w*) *\}\}")
 # A longer answer is not kept, so fields of it are not found.
@@ -33,12 +34,12 @@ def call(method: str, path: str, body: bytes = b"", *, name: str = "predict") ->
     return Call(name, method, path, (*headers, ("Accept", "*/*")), body, _Body())
 
 
-def render(template: str, values: Mapping[str, str | int]) -> bytes:
-    """The template with `values`, one for each of PLACEHOLDERS, as they are written in JSON."""
+def render(template: str, value_of: Callable[[str], str | int]) -> bytes:
+    """The template with a value for each placeholder in it, asked for by its name, as it is written in JSON."""
     literals, names = _parts(template)
     pieces = [literals[0]]
     for name, literal in zip(names, literals[1:], strict=True):
-        value = values[name]
+        value = value_of(name)
         pieces += [json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else str(value), literal]
     return "".join(pieces).encode()
 
@@ -49,7 +50,7 @@ def check_template(template: str) -> None:
         known = ", ".join(f"{{{{{name}}}}}" for name in PLACEHOLDERS)
         raise ValueError(f"{{{{{unknown[0]}}}}} is no placeholder: give {known}")
     try:
-        json.loads(render(template, {"prompt": "a", "id": "a", "seed": 1, "n": 1}))
+        json.loads(render(template, _EXAMPLES.__getitem__))
     except ValueError as error:
         raise ValueError(
             f"no JSON when it is filled in ({error}): put {{{{prompt}}}} and {{{{id}}}} in quotes"
@@ -69,10 +70,12 @@ class _Body(Reader):
         self._size = 0
         self._body = bytearray()
 
-    def feed(self, body: bytes, stamp_ns: int) -> None:
-        self._size += len(body)
-        if self._size <= _KEPT_BYTES:
-            self._body += body
+    def feed(self, pieces: list[bytes], stamps_ns: list[int]) -> bool:
+        for piece in pieces:
+            self._size += len(piece)
+            if self._size <= _KEPT_BYTES:
+                self._body += piece
+        return True
 
     def finish(self) -> Failure | None:
         return None if self._size else Failure(Outcome.EMPTY, "an empty answer")

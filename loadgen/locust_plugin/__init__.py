@@ -43,13 +43,13 @@ def worker_of(environment: Environment) -> Worker:
 def _add_options(parser: LocustArgumentParser, **_: Any) -> None:
     # Locust fires this again for each page of its web UI: it must be cheap. Options in groups would not show there.
     for option in SCENARIO_OPTIONS:
+        kind: dict[str, Any] = {"metavar": option.metavar, "default": option.default or ""}
         parser.add_argument(
             f"--{option.name}",
-            metavar=option.metavar,
-            default=option.default or "",
             env_var=option.env,
             help=option.help.replace("%", "%%"),
             include_in_web_ui=option.name not in ("header", "runs-dir"),
+            **(kind if option.metavar is not None else {"action": "store_true"}),
         )
     parser.add_argument(
         "--run-dir",

@@ -1,7 +1,8 @@
 """One run, from before its first request until its manifest has a final status: what the master keeps of it.
 
-With steps in its plan a `Stepper` leads it; without, each number of users that somebody asks for becomes a step. All
-stamps are CLOCK_MONOTONIC ns of the master's host.
+With steps in its plan a `Stepper` leads it; without, each number of users that somebody asks for becomes a step. In
+the open model it tells the workers when the load starts, and which arrivals are theirs. All stamps are CLOCK_MONOTONIC
+ns of the master's host.
 """
 
 from __future__ import annotations
@@ -12,22 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from locust.runners import Runner
+from locust.runners import MasterRunner, Runner
 
 from loadgen import rundir
 from loadgen.live import Board
 from loadgen.locust_plugin.collection import Collection
+from loadgen.locust_plugin.worker import START
 from loadgen.options import ENV_PREFIX, Settings
-from loadgen.stepper import Phase, Stepper
+from loadgen.stepper import ClosedStepper, OpenStepper, Phase, Stepper
 
 
 class ActiveRun:
     def __init__(self, directory: Path, settings: Settings, runner: Runner, host: str) -> None:
         self.directory = directory
         self.board = Board()
-        self.stepper = Stepper(settings.plan, self._log_step)
+        plan = settings.plan
+        self.stepper: Stepper = (
+            OpenStepper(plan, self._log_step, self._start_arrivals)
+            if plan.is_open
+            else ClosedStepper(plan, self._log_step)
+        )
         self.abandoned = False
-        self._planned = bool(settings.plan.steps)
+        self._planned = bool(plan.steps)
         self._runner = runner
         self._stop: tuple[str, str | None] | None = None
         self._lost: set[str] = set()
@@ -72,6 +79,15 @@ class ActiveRun:
             rundir.append_line(self.directory / name, line)
             self._stop = self._stop or (rundir.ABORTED, f"the run directory cannot be written: {error.strerror}")
 
+    def _start_arrivals(self, t0_ns: int) -> None:
+        """The load of the open model starts at `t0_ns`: each worker that has users takes an equal share of it."""
+        runner, workers = self._runner, ["local"]
+        if isinstance(runner, MasterRunner):
+            workers = [client.id for client in runner.clients.all if client.user_count]
+            workers.sort(key=runner.get_worker_index)
+        for share, worker in enumerate(workers):
+            runner.send_message(START, {"t0_ns": t0_ns, "share": share, "shares": len(workers)}, worker)
+
     # -- users that somebody sets by hand
 
     def ask_by_hand(self, level: int) -> None:
@@ -98,7 +114,8 @@ class ActiveRun:
         if self._stop is None:
             self._stop = (status, reason)
             self.log("stop", reason or status)
-            self.stepper.stop(time.monotonic_ns(), self.counts[0])
+            users, _, in_flight = self.counts
+            self.stepper.stop(time.monotonic_ns(), users, in_flight)
             if not self._planned:
                 gevent.spawn(self._runner.stop)
 
@@ -137,7 +154,7 @@ class ActiveRun:
         if worker not in self._lost:
             self._lost.add(worker)
             self.board.lose(worker)
-            self.log("worker_lost", f"worker {index} was lost; its users are gone", worker=index)
+            self.log("worker_lost", f"worker {index} was lost; its share of the load is gone", worker=index)
 
     def _collector_lost(self) -> None:
         self.log("collector_lost", "the collector ended early; no telemetry from here on")

@@ -73,8 +73,9 @@ class Master:
         Raises UsageError.
         """
         settings = parse_settings(texts, simulated=False, steps_required=False)
-        shape = SteppedShape(self._begin, lambda: self._runner.send_message(DRAIN)) if settings.plan.steps else None
-        if shape is not None:
+        shape = None
+        if settings.plan.steps:
+            shape = SteppedShape(settings.plan.peak, self._begin, lambda: self._runner.send_message(DRAIN))
             shape.runner = self._runner
         self._environment.shape_class = shape
         self._settings = settings
@@ -193,19 +194,21 @@ class Master:
         if self._live < 0:
             return
         run, runner, web_ui = self._run, self._runner, self._environment.web_ui
-        steps = self._settings.plan.steps
+        plan = self._settings.plan
         line: dict[str, Any] = {
             "phase": run.phase if run else "start",
             "rpc_port": runner.server.port if isinstance(runner, MasterRunner) else None,
             "web_port": web_ui.server.server_port if web_ui is not None and web_ui.server.started else None,
         }
         if run is not None:
+            figures = run.board.look(time.monotonic())
             line |= {
                 "step": run.stepper.index,
-                "steps": len(steps),
-                "level": run.stepper.level if steps else None,
-                "users": runner.user_count,
-                **run.board.look(time.monotonic()),
+                "steps": len(plan.steps),
+                "level": run.stepper.level if plan.steps else None,
+                "unit": plan.steps[0].unit if plan.steps else "users",
+                "users": figures["in_flight"] if plan.is_open else runner.user_count,
+                **figures,
                 "telemetry": run.telemetry,
             }
         try:

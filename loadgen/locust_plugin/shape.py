@@ -19,12 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class SteppedShape(LoadTestShape):
-    """`begin` gives the run, making it at the first tick; `drain` is called once, when nothing new may be sent."""
+    """`begin` gives the run, making it at the first tick; `drain` is called once, when nothing new may be sent.
+
+    There are never more than `peak` users.
+    """
 
     abstract = True
 
-    def __init__(self, begin: Callable[[], ActiveRun], drain: Callable[[], None]) -> None:
+    def __init__(self, peak: int, begin: Callable[[], ActiveRun], drain: Callable[[], None]) -> None:
         super().__init__()
+        self._spawn_rate = float(peak)
         self._begin = begin
         self._drain = drain
         self._draining = False
@@ -54,5 +58,5 @@ class SteppedShape(LoadTestShape):
         if stepper.phase is Phase.DRAIN and not self._draining:
             self._draining = True
             self._drain()
-        # T4: the whole step in one spawn message; users then start at random offsets.
-        return stepper.level, float(stepper.level)
+        # T4: all that come or go now in one spawn message; users then start at random offsets.
+        return stepper.users(time.monotonic_ns()), self._spawn_rate

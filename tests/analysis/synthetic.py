@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from loadgen import record, rundir
-from loadgen.plan import closed_plan
+from loadgen.histogram import bucket
+from loadgen.plan import Arrival, closed_plan, open_plan
 from loadgen.shards import ShardWriter, arrow_schema
 from remote_agents.agent import sample
 
@@ -25,7 +26,7 @@ def at(seconds: float) -> int:
     return ZERO_NS + round(seconds * 1e9)
 
 
-def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
+def manifest(levels: Sequence[float], **changes: Any) -> dict[str, Any]:
     return {
         "schema": rundir.SCHEMA,
         "run_id": "20260101T000000Z-chat",
@@ -35,7 +36,7 @@ def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
         "label": None,
         "scenario": {"name": "chat", "path": "scenarios/chat.py"},
         "target": {"url": "http://127.0.0.1:8000", "model": "m", "simulated": False, "simulator": None},
-        "plan": closed_plan(tuple(levels), 20.0, None, 120.0, 0).to_dict(),
+        "plan": closed_plan(tuple(map(int, levels)), 20.0, None, 120.0, 0).to_dict(),
         "options": {},
         "workers": 1,
         "versions": {"locust": "2.47.0"},
@@ -46,7 +47,12 @@ def manifest(levels: Sequence[int], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def make(run: Path, levels: Sequence[int] = (10,), step_s: float = 20.0, **changes: Any) -> Path:
+def open_model(rates: Sequence[float], arrival: str = "constant") -> dict[str, Any]:
+    """The plan of a run of the open model, for a manifest."""
+    return open_plan(tuple(rates), 20.0, None, 120.0, 0, arrival=Arrival(arrival)).to_dict()
+
+
+def make(run: Path, levels: Sequence[float] = (10,), step_s: float = 20.0, unit: str = "users", **changes: Any) -> Path:
     """A run directory with complete steps of `step_s` seconds one after the other and empty shards of one worker.
 
     Each is asked for at its start and held from then on; with the usual warm-up the last 15 of 20 s are measured.
@@ -60,12 +66,12 @@ def make(run: Path, levels: Sequence[int] = (10,), step_s: float = 20.0, **chang
     (run / rundir.STEPS).touch()
     for number, level in enumerate(levels):
         for what, t in (("ramp", number * step_s), ("begin", number * step_s), ("end", (number + 1) * step_s)):
-            step(run, number, level, what, t)
+            step(run, number, level, what, t, unit)
     return run
 
 
-def step(run: Path, number: int, level: int, what: str, t: float) -> None:
-    line = {"step": number, "level": level, "unit": "users", "what": what, "t_ns": at(t), "users": level}
+def step(run: Path, number: int, level: float, what: str, t: float, unit: str = "users") -> None:
+    line = {"step": number, "level": level, "unit": unit, "what": what, "t_ns": at(t), "users": 10}
     rundir.append_line(run / rundir.STEPS, line)
 
 
@@ -120,6 +126,18 @@ def write_health(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0) -> 
     return path
 
 
+def write_histograms(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0) -> Path:
+    path = run / rundir.WORKERS / f"worker-{worker}.histograms.arrow"
+    _write(path, record.HISTOGRAM_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)})
+    return path
+
+
+def histogram(t: float, name: str, counts: dict[float, int]) -> dict[str, Any]:
+    """The second that ended at `t`; `counts` are by duration in ms."""
+    buckets = [bucket(round(ms * 1e6)) for ms in counts]
+    return {"t_ns": at(t), "name": name, "buckets": buckets, "counts": list(counts.values())}
+
+
 def health(t: float, cpu_share: float = 0.3, users: int = 10, lag_us: int = 400) -> dict[str, Any]:
     return {
         "t_ns": at(t),
@@ -129,6 +147,8 @@ def health(t: float, cpu_share: float = 0.3, users: int = 10, lag_us: int = 400)
         "in_flight": users,
         "loop_lag_p99_us": lag_us,
         "loop_lag_max_us": 2 * lag_us,
+        "gc_pause_us": 300,
+        "gc_pause_max_us": 200,
     }
 
 
@@ -203,6 +223,7 @@ def whole(run: Path) -> Path:
         write_requests(run, rows, worker, batch=20)
         example(run, worker, "HTTP_ERROR", "HTTP 503: overloaded", '{"error": "overloaded <b>"}')
         write_health(run, [health(float(t)) for t in range(21)], worker)
+        write_histograms(run, [histogram(float(t), "read_lag", {0.1: 990, 1.0: 10}) for t in range(1, 21)], worker)
     write_table(run, "here", "host", [host(float(t)) for t in range(21)])
     write_table(run, "here", "agent", [agent(float(t)) for t in range(21)])
     write_table(run, "here", "server", [server(float(t)) for t in range(21)])

@@ -325,7 +325,9 @@ def test_without_kernel_stamps_the_event_loop_bears_witness(tmp_path: Path) -> N
     syn.write_requests(run, [syn.request(5 + k / 10, read_lag_us=None, stamp_source="user") for k in range(100)])
     syn.write_health(run, [syn.health(float(t), lag_us=t * 100) for t in range(1, 21)])
     step = figures(run)
-    assert step["client_lag_ms"] == {"p50": 1.2, "p99": 1.9}  # of the p99 of the seconds 5 … 19
+    assert step["client_lag_ms"] == {"p50": 1.3, "p99": 2.0}  # of the p99 of the seconds that ended at 6 … 20
+    assert step["loop_stall_ms"] == 4.0 and step["kernel_stamp_share"] == 0
+    assert step["read_lag_ms"] == {"p50": None, "p99": None, "max": None}
     assert step["client_lag_source"] == "loop_lag"
 
 
@@ -404,7 +406,17 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
     build(thousand, figures=False)
     lines = (thousand / "report" / "tables" / "timeline.csv").read_text().splitlines()
     assert lines[0].split(",") == [
-        *("t_s", "users", "in_flight", "qps", "failed_qps", "output_tokens_per_s", "ttft_p50_ms", "ttft_p99_ms"),
+        *(
+            "t_s",
+            "users",
+            "in_flight",
+            "due_qps",
+            "qps",
+            "failed_qps",
+            "output_tokens_per_s",
+            "ttft_p50_ms",
+            "ttft_p99_ms",
+        ),
         *("gpu_util_pct", "vram_used_b", "vram_effective_b", "power_w", "running", "waiting", "kv_usage_ratio"),
         "gpu_source",
     ]
@@ -423,6 +435,8 @@ STEP = {
     *("client_lag_ms", "client_lag_source", "worker_cpu_pct", "coalesced_share", "tokens_per_event"),
     *("tokens_from_events_share", "simulator_late_share", "gpus", "gpu_total", "server", "caveats"),
     *("client_lag_limit_ms", "loop_lag_ms", "hosts", "server_times_ms"),
+    *("rate", "dropped", "service_ms", "service_ms_ok", "itl_share", "read_lag_ms", "send_lag_ms", "send_lag_limit_ms"),
+    *("loop_stall_ms", "gc_pause_ms", "kernel_stamp_share", "client_on_time"),
 }
 GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),
@@ -440,10 +454,14 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     assert summary["schema"] == 1
     assert summary.keys() == SUMMARY
     assert step.keys() == STEP
+    documented = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
+    assert [key for key in {*SUMMARY, *STEP} if f"`{key}`" not in documented] == []
     assert step["gpus"][0].keys() == GPU
-    for name in ("ttft_ms", "ttft_ms_ok", "itl_ms", "tpot_ms", "tpot_ms_ok", "e2e_ms", "e2e_ms_ok"):
-        assert step[name].keys() == {"p50", "p90", "p95", "p99", "mean"}
-    assert step["client_lag_ms"].keys() == {"p50", "p99"}
+    for name in ("ttft_ms", "tpot_ms", "e2e_ms", "service_ms"):
+        assert step[name].keys() == step[f"{name}_ok"].keys() == {"p50", "p90", "p95", "p99", "mean"}
+    assert step["itl_ms"].keys() == {"p50", "p90", "p95", "p99", "mean"}
+    assert step["client_lag_ms"].keys() == step["loop_lag_ms"].keys() == {"p50", "p99"}
+    assert step["read_lag_ms"].keys() == step["send_lag_ms"].keys() == {"p50", "p99", "max"}
     assert step["gpus"][0]["power_w"].keys() == {"mean", "max"}
     assert step["gpu_total"].keys() == {"util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w"}
     assert step["server"].keys() == {"running", "waiting", "kv_usage_ratio"}

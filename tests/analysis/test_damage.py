@@ -19,6 +19,7 @@ from tests.analysis import synthetic as syn
 FILES = [
     *("run.json", "steps.jsonl", "events.jsonl", "clocks.jsonl", "simulator/truth.csv"),
     *(f"{folder}/worker-{worker}.arrow" for folder in ("requests", "workers") for worker in (0, 1)),
+    *(f"workers/worker-{worker}.histograms.arrow" for worker in (0, 1)),
     *(f"telemetry/here/{name}" for name in ("hello.json", "host.arrow", "agent.arrow", "server.arrow")),
     *(f"telemetry/sim-0/{name}" for name in ("hello.json", "gpu_fast.arrow", "gpu_slow.arrow")),
 ]
@@ -153,6 +154,7 @@ def test_a_shard_that_was_cut_between_two_batches_is_told_by_the_count(run: Path
         {"t_ns": 2**70},
         {"level": 0},
         {"level": "many"},
+        {"level": float("inf")},
         {"step": None},
         {"what": "dance"},
         {"unit": 3},

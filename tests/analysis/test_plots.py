@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.checks import SIMULATED_GPU
 from analysis.plots import bounds, canvas, concurrency, timeline
 from analysis.tables import STEP_COLUMNS
-from analysis.windows import Window
+from analysis.windows import RATE, Window
 
 
 def steps(count: int, **columns: float) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def steps(count: int, **columns: float) -> pd.DataFrame:
         for stat, factor in (("p50", 1.0), ("p90", 1.5), ("p99", 2.0)):
             frame[f"{metric}_{stat}_ms"] = base * factor * (1 + level / 50)
         frame.loc[count - 1, f"{metric}_p99_ms"] = np.inf if count > 1 else 200.0
-    return frame.assign(client_lag_source="read_lag", client_lag_limit_ms=50.0, **columns)
+    return frame.assign(unit="users", client_lag_source="read_lag", client_lag_limit_ms=50.0, **columns)
 
 
 def hosts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -61,6 +61,22 @@ def test_nothing_is_written_over_anything_else(count: int) -> None:
     labels = [text for text, _ in boxes(figures[0], every=True) if text.isdecimal()]
     assert len(labels) == 2 * count if count < 30 else len(labels) >= 20
     assert labels.count(str(10 * count)) == 2  # the last step is always named
+
+
+def test_open_plans_have_rates_on_the_axis_and_what_was_delivered() -> None:
+    frame = steps(3).assign(unit=RATE, asked_rate=[10.0, 20.0, 30.0], delivered_rate=[10.0, 20.0, 25.0])
+    with canvas.styled():
+        figures = [
+            concurrency.qps_vs_concurrency(frame),
+            concurrency.latency_vs_concurrency(frame),
+            bounds.client_vs_concurrency(frame),
+            bounds.queue_vs_concurrency(frame),
+        ]
+    assert all(axes.get_xlabel() == "requests/s" for figure in figures if figure for axes in figure.axes)
+    assert figures[0] is not None and figures[1] is not None
+    lines = {line.get_label(): list(line.get_ydata()) for line in figures[0].axes[0].get_lines()}
+    assert lines["asked for"] == [10, 20, 30] and lines["delivered (sent)"] == [10, 20, 25]
+    assert "service time p99" in [line.get_label() for line in figures[1].axes[1].get_lines()]
 
 
 def test_figures_without_data_are_left_out() -> None:

@@ -28,6 +28,7 @@ def table(heading: str) -> list[list[str]]:
 TABLES: list[tuple[str, Iterable[Any]]] = [
     ("requests/worker-N.arrow", record.REQUEST_COLUMNS),
     ("workers/worker-N.arrow", record.HEALTH_COLUMNS),
+    ("workers/worker-N.histograms.arrow", record.HISTOGRAM_COLUMNS),
     *((f"telemetry/&lt;host&gt;/{name}.arrow", columns) for name, columns in sample.TABLES.items()),
 ]
 

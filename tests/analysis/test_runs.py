@@ -74,7 +74,7 @@ def test_no_directory_is_an_error_of_one_sentence(tmp_path: Path) -> None:
 def test_many_steps_are_one_short_cell(runs: Path) -> None:
     headers, table = runs_table(list_runs(runs))
     cells = dict(zip(headers, table[2], strict=True))
-    assert (cells["users"], cells["target"], cells["duration"]) == ("1 … 30 (30 steps)", "simulator", "–")
+    assert (cells["load"], cells["target"], cells["duration"]) == ("1 … 30 users (30 steps)", "simulator", "–")
     assert dict(zip(headers, table[3], strict=True))["duration"] == "1:30"
 
 

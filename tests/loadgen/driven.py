@@ -17,9 +17,10 @@ from loadgen.endpoints import Call
 from loadgen.endpoints.openai import chat
 from loadgen.endpoints.server_times import ServerTime
 from loadgen.failures import FailureLog
-from loadgen.record import REQUEST_COLUMNS, Outcome
-from loadgen.transport.client import Client, Exchange
-from loadgen.transport.connection import Target
+from loadgen.record import INTEGERS, REQUEST_COLUMNS, TEXTS, Outcome
+from loadgen.transport.client import Client
+from loadgen.transport.response import Exchange
+from loadgen.transport.target import Target
 from tests.loadgen.scripted import Script, serving
 
 _SCHEMA = shards.arrow_schema([(column.name, column.type) for column in REQUEST_COLUMNS], {})
@@ -46,10 +47,13 @@ def drive(
     if failure is not None:
         log = log or FailureLog(_NOWHERE, ())
         outcome, (error, example) = failure.outcome, log.note(failure, {"t_ns": exchange.end_ns})
-    row = request.row(0, 0, "0" * 32, intended, call, exchange, outcome, error, server_times)
-    for value, field in zip(row, _SCHEMA, strict=True):
-        pa.array([value], type=field.type)
-    record = dict(zip([column.name for column in REQUEST_COLUMNS], row, strict=True))
+    fields = request.fields(0, 0, "0" * 32, intended, call, exchange, outcome, error, server_times)
+    record: dict[str, Any] = dict(zip(TEXTS, fields.texts, strict=True))
+    record |= {name: None if v == -1 else v for name, v in zip(INTEGERS, fields.integers, strict=True)}
+    record["chunk_gaps_us"] = None if fields.gaps_us is None else fields.gaps_us.tolist()
+    record["server_times_us"] = fields.server_times_us
+    for name, value in record.items():
+        pa.array([value], type=_SCHEMA.field(name).type)
     return {**record, "raw": example["raw"] if example else None}
 
 

@@ -59,15 +59,17 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
         self.connections = 0
+        self.peers: list[str] = []  # addresses that they came from
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection, (peer, _) = self._listener.accept()
             except OSError:
                 return
             self.connections += 1
+            self.peers.append(peer)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 if self._tls is not None:

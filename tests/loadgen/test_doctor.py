@@ -101,7 +101,7 @@ class Api:
 
 def settings_for(port: int | None, *, scheme: str = "http", workers: int = 1, **texts: str) -> Settings:
     host = {} if port is None else {"host": f"{scheme}://127.0.0.1:{port}"}
-    load = {} if "steps" in texts else {"concurrency": "10"}
+    load = {} if {"steps", "rate"} & texts.keys() else {"concurrency": "10"}
     given = {**load, "agents": "none", "timeout": "5", **host, **texts}
     return replace(parse_settings(given, simulated=port is None, steps_required=True), workers=workers)
 
@@ -206,7 +206,7 @@ def context_of(file: Path) -> ssl.SSLContext:
     return context
 
 
-def test_a_self_signed_certificate_and_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_self_signed_certificate_and_its_remedies(tmp_path: Path) -> None:
     file = certificate(tmp_path, "127.0.0.1")
     check = examined(Api(), context_of(file))["TLS"]
     assert (check.verdict, check.found) == (
@@ -214,14 +214,33 @@ def test_a_self_signed_certificate_and_its_remedy(tmp_path: Path, monkeypatch: p
         "the certificate of 127.0.0.1 is not accepted (self-signed certificate)",
     )
     assert check.remedy is not None
-    assert "SSL_CERT_FILE" in check.remedy
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    checks = examined(Api(), context_of(file))
+    assert "--ca-file" in check.remedy
+    checks = examined(Api(), context_of(file), ca_file=str(file))
     assert (checks["TLS"].verdict, checks["TLS"].found) == (
         Verdict.WARNING,
         "TLSv1.3, certificate verified, its name matches 127.0.0.1, 1 days left",
     )
     assert checks["streamed chat"].verdict is Verdict.OK
+    checks = examined(Api(), context_of(file), insecure="true")
+    assert (checks["TLS"].verdict, checks["TLS"].found) == (
+        Verdict.OK,
+        "TLSv1.3; the certificate is not verified (--insecure)",
+    )
+    assert checks["streamed chat"].verdict is Verdict.OK
+
+
+def test_an_address_that_is_not_ours() -> None:
+    check = examined(Api(), source_addresses="127.0.0.1,203.0.113.7")["connect"]
+    assert check.verdict is Verdict.FAILED
+    assert check.found.startswith("nothing can be sent from 203.0.113.7 to 127.0.0.1")
+    assert examined(Api(), source_addresses="127.0.0.1,127.0.0.2")["connect"].verdict is Verdict.OK
+
+
+def test_limits_of_the_open_model() -> None:
+    checks = examined(Api(), rate="10,20", max_in_flight="300")
+    assert "a worker needs 400 for 300 requests in flight" in checks["open files"].found
+    assert "for 300 requests in flight" in checks["local ports"].found
+    assert "300 requests in flight at" in checks["memory"].found
 
 
 def test_a_certificate_of_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from loadgen.endpoints import Failure
 from loadgen.failures import MAX_KINDS, FailureLog, normalise, secrets_of
 from loadgen.options import parse_settings
 from loadgen.record import Outcome
-from loadgen.transport.client import Client, Exchange
-from loadgen.transport.connection import Target
+from loadgen.transport.client import Client
+from loadgen.transport.response import Exchange
+from loadgen.transport.target import Target
 from tests.loadgen.driven import a_chat, answered, drive
 from tests.loadgen.scripted import CHUNKED, END, chunk, send, serving, stall
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import certifi
 import pytest
 
 from loadgen.errors import UsageError
-from loadgen.options import RUN_OPTIONS, SCENARIO_OPTIONS, parse_settings
-from loadgen.plan import default_levels, parse_duration
+from loadgen.options import RUN_OPTIONS, SCENARIO_OPTIONS, parse_settings, without_replaced
+from loadgen.plan import Step, default_levels, parse_duration
 from tests.conftest import ROOT
 
 
@@ -76,16 +79,25 @@ def test_secrets_are_not_for_writing_down() -> None:
         parse_settings(settings.public_texts(), simulated=False, steps_required=True)
 
 
-def test_texts_and_settings_are_each_others_inverse() -> None:
-    texts = {
+_CLOSED = {"steps": "1,20", "think_time": "1s-2.5s"}
+_OPEN = {"rate": "0.1,1000000", "arrival": "gamma:2.5", "max_in_flight": "7"}
+
+
+def _texts() -> dict[str, str]:
+    return {
         "host": "https://h:1/base",
         "model": "m",
-        "steps": "1,20",
         "step_time": "90",
         "step_requests": "500",
+        "ramp": "2.5s",
         "prompt_tokens": "7",
         "output_tokens": "8",
         "timeout": "1m",
+        "first_token_timeout": "10s",
+        "cancel_rate": "0.01",
+        "reuse": "off",
+        "source_addresses": "127.0.0.1,::1",
+        "ca_file": certifi.where(),
         "header": "A: b\nC: d",
         "extra_body": '{"x": [1]}',
         "api_key_env": "KEY",
@@ -102,10 +114,99 @@ def test_texts_and_settings_are_each_others_inverse() -> None:
         "seed": "5",
         "workers": "3",
     }
+
+
+@pytest.mark.parametrize("load", [_CLOSED, _OPEN], ids=["closed", "open"])
+def test_texts_and_settings_are_each_others_inverse(load: dict[str, str]) -> None:
+    texts = {**_texts(), **load}
     settings = parse_settings(texts, simulated=False, steps_required=True)
     assert parse_settings(settings.texts(), simulated=False, steps_required=True) == settings
     assert settings.texts().keys() == texts.keys()
-    assert {option.key for option in RUN_OPTIONS} - texts.keys() == {"concurrency"}
+    # Which exclude one of those given: `concurrency` is written down as steps.
+    assert {option.key for option in RUN_OPTIONS} - _texts().keys() - {*_CLOSED, *_OPEN} == {
+        "concurrency",
+        "insecure",
+    }
+
+
+def test_a_flag_is_given_in_any_way() -> None:
+    for value in (True, "true", "1", "on"):
+        settings = parse_settings({"insecure": value}, simulated=False, steps_required=True)
+        assert settings.insecure
+        assert settings.texts()["insecure"] == "true"
+    for other in (False, "", "0", "false", "off", None):
+        assert not parse_settings({"insecure": other}, simulated=False, steps_required=True).insecure
+
+
+@pytest.mark.parametrize(
+    ("texts", "problem"),
+    [
+        ({"rate": "5", "steps": "10"}, "--steps and --rate: give one of them"),
+        ({"rate": "5", "concurrency": "10"}, "--concurrency and --rate: give one of them"),
+        ({"rate": "5", "think_time": "1s"}, "--think-time: users have one, not --rate or --arrival"),
+        ({"arrival": "constant"}, "--arrival: needs --rate"),
+        ({"max_in_flight": "9"}, "--max-in-flight: needs --rate"),
+        ({"rate": "5,0"}, "--rate: '5,0' are no rates: give numbers above 0 and commas, such as 0.5,100,1000"),
+        ({"rate": "nan"}, "--rate: 'nan' are no rates: give numbers above 0 and commas, such as 0.5,100,1000"),
+        (
+            {"rate": "5", "arrival": "gamma"},
+            "--arrival: 'gamma' lacks the coefficient of variation of the gaps: give one above 0, as gamma:2.5",
+        ),
+        (
+            {"rate": "5", "arrival": "bursty"},
+            "--arrival: 'bursty' is neither constant, poisson nor gamma:CV, and no such file is there",
+        ),
+        ({"think_time": "3s-1s"}, "--think-time: '3s-1s' goes down: give the shorter time first"),
+        ({"cancel_rate": "1.5"}, "--cancel-rate: '1.5' is no share: give a number from 0 to 1"),
+        ({"first_token_timeout": "0"}, "--first-token-timeout: '0' must be above 0"),
+        ({"reuse": "maybe"}, "--reuse: 'maybe' is neither on nor off"),
+        ({"source_addresses": "127.0.0.1,eth0"}, "--source-addresses: 'eth0' is no IP address"),
+        ({"ca_file": "/nowhere/ca.pem"}, "--ca-file: '/nowhere/ca.pem' cannot be read (no such file or directory)"),
+        ({"ca_file": __file__}, f"--ca-file: {__file__!r} holds no PEM certificate"),
+        ({"ca_file": certifi.where(), "insecure": True}, "--ca-file and --insecure: give one of them"),
+    ],
+)
+def test_what_does_not_fit(texts: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_settings(texts, simulated=False, steps_required=True)
+    assert str(caught.value) == problem
+
+
+def test_a_trace_brings_its_own_rate(tmp_path: Path) -> None:
+    trace = tmp_path / "times.txt"
+    trace.write_text("# when they came\n1700000000.0\n1700000000.5\n\n1700000002.0\n")
+    settings = parse_settings({"arrival": str(trace)}, simulated=False, steps_required=True)
+    assert settings.plan.steps == (Step(1.0, "requests/s", None, 3),)
+    assert parse_settings(settings.texts(), simulated=False, steps_required=True) == settings
+    faster = parse_settings({"arrival": str(trace), "rate": "10,20"}, simulated=False, steps_required=True)
+    assert faster.plan.steps == (Step(10.0, "requests/s", 20.0, None), Step(20.0, "requests/s", 20.0, None))
+    with pytest.raises(UsageError, match="--steps and --arrival: give one of them"):
+        parse_settings({"arrival": str(trace), "steps": "5"}, simulated=False, steps_required=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "needs two different times at least"),
+        ("1\n1\n", "needs two different times at least"),
+        ("1\n3\n2\n", "line 3: times must be finite, and not go back"),
+        ("1\ninf\n", "line 2: times must be finite, and not go back"),
+        ("1\nsoon\n", "line 2: not a number of seconds"),
+    ],
+)
+def test_what_is_no_trace(text: str, problem: str, tmp_path: Path) -> None:
+    trace = tmp_path / "times.txt"
+    trace.write_text(text)
+    with pytest.raises(UsageError, match=problem):
+        parse_settings({"arrival": str(trace)}, simulated=False, steps_required=True)
+
+
+def test_an_earlier_run_gives_way_to_what_is_given_now() -> None:
+    closed = {"steps": "1,2", "think_time": "1s", "method": "POST", "body_template": "{}", "seed": "3"}
+    assert without_replaced(closed, {"rate": "5", "method": "get"}) == {"method": "POST", "seed": "3"}
+    assert without_replaced({"rate": "5", "arrival": "poisson", "max_in_flight": "9"}, {"steps": "5"}) == {}
+    assert without_replaced({"rate": "5", "arrival": "poisson"}, {"rate": "9"}) == {"rate": "5", "arrival": "poisson"}
+    assert without_replaced({"ca_file": "x"}, {"insecure": True}) == {}
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:0", "http://h:x", "ftp://h", "h:1", "http://"])
@@ -124,7 +225,7 @@ def test_click_locust_and_make_agree_with_the_table() -> None:
     click_help = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     make_help = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for option in RUN_OPTIONS:
-        assert f"--{option.name} {option.metavar}" in click_help
+        assert f"--{option.name} {option.metavar or ''}" in click_help
         assert f"\n  {option.key.upper()} " in make_help
     program = (
         "import loadgen.users\nfrom locust.argument_parser import get_parser\n"

@@ -12,7 +12,7 @@ from loadgen.options import parse_settings
 from tests.loadgen.driven import answered, client_of, drive
 from tests.loadgen.scripted import Script, send, serving
 
-VALUES = {"prompt": 'say "hi"\n€', "id": "0f", "seed": 7, "n": 3}
+VALUES: dict[str, str | int] = {"prompt": 'say "hi"\n€', "id": "0f", "seed": 7, "n": 3}
 
 
 def answer(body: bytes, headers: bytes = b"", status: bytes = b"200 OK") -> Script:
@@ -26,12 +26,12 @@ def a_call() -> Call:
 def test_templates_are_filled_in_as_json() -> None:
     template = '{"inputs": [{"text": "{{prompt}}!", "id": "{{ id }}"}], "seed": {{seed}}, "nested": {"n": {{n}}}}'
     plain.check_template(template)
-    assert json.loads(plain.render(template, VALUES)) == {
+    assert json.loads(plain.render(template, VALUES.__getitem__)) == {
         "inputs": [{"text": 'say "hi"\n€!', "id": "0f"}],
         "seed": 7,
         "nested": {"n": 3},
     }
-    assert plain.render("[1]", VALUES) == b"[1]"
+    assert plain.render("[1]", VALUES.__getitem__) == b"[1]"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,17 @@ def test_web_ui(target: str, tmp_path: Path) -> None:
         tokens = read_shard(next((second / "requests").glob("*.arrow")))[0].to_pandas().output_tokens
         assert set(tokens.dropna()) == {3}
 
+        time.sleep(1)
+        given = {"steps": "", "step_time": "2", "rate": "20", "arrival": "constant", "max_in_flight": "30"}
+        assert swarm(user_count=1, spawn_rate=1, insecure="true", **given)["success"]
+        third = _until(lambda: _finished(runs, 3) if _finished(runs, 3) != Path() else None, 30)
+        manifest = _manifest(third)
+        assert manifest["status"] == "complete"
+        assert (manifest["options"]["rate"], manifest["options"]["insecure"]) == ("20", "true")
+        assert _steps(third) == [(0, 20, mark) for mark in marks]
+        assert manifest["locust"] == manifest["recorded"]
+        assert _requests(third) == 40
+
 
 def _page(url: str) -> str | None:
     try:

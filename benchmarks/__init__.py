@@ -1,0 +1,1 @@
+"""Speed and truth, shown by measurement: see README.md."""

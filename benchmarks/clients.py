@@ -73,7 +73,7 @@ class Load:
     @property
     def seconds(self) -> float:
         """Longer than lead and window by one answer: what was due in the window is then answered too."""
-        return self.lead_s + self.measured_s + self.stagger_s + 1.0
+        return self.lead_s + self.measured_s + self.stagger_s + 2.0
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,9 @@ class Client:
                     pass  # it ended meanwhile
 
     def _name_and_place(self, pid: int) -> None:
-        """Again and again: between its fork and its exec a child has its parent's command line."""
+        """Again and again: between its fork and its exec a child has its parent's command line; a zombie has none."""
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        if line != self._lines.get(pid):
+        if line and line != self._lines.get(pid):
             self._lines[pid] = line
             core = self._elsewhere(line)
             if core is not None:

@@ -98,7 +98,6 @@ class Recorder:
     """
 
     def __init__(self, run: Path, index: int, on_flush: Callable[[Batch], None] | None = None) -> None:
-        pa.array([])  # imports pandas, some 200 ms: not while requests are under way
         self.index = index
         self.in_flight = 0
         self.users = 0
@@ -260,6 +259,11 @@ class Recorder:
                     self.failure = self.failure or error
 
 
+def load_arrow() -> None:
+    """Arrow imports pandas at the first array, which takes some 200 ms: not while requests are under way."""
+    pa.array([])
+
+
 def quiet_collector() -> None:
     """Keep the garbage collector from stopping the loop: it leaves alone what exists, and looks at little at a time.
 
@@ -267,5 +271,6 @@ def quiet_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    # 20,000 objects take the youngest generation some 0.5 ms.
-    gc.set_threshold(20_000, 50, 50)
+    # 20,000 objects take the youngest generation some 0.5 ms. The oldest, 200 ms with thousands of answers under way, is
+    # next to never looked at.
+    gc.set_threshold(20_000, 50, 1000)

@@ -58,19 +58,19 @@ class Schedule:
         counter = _Counter(_process(plan))
         rate = end_s = 0.0
         for index, step in enumerate(plan.steps):
-            self._mark(index, "ramp", end_s)
+            self._note(index, "ramp", end_s)
             if plan.ramp_s:
                 end_s = self._append(plan.ramp_s, rate, step.level, (rate + step.level) / 2 * plan.ramp_s)
-            self._mark(index, "begin", end_s)
+            self._note(index, "begin", end_s)
             arrivals = math.inf if step.duration_s is None else step.level * step.duration_s
             if step.requests is not None:
                 first = self._segments[-1].last if self._segments else 0.0
                 arrivals = counter.instant(first, step.requests, first + arrivals) - first
             end_s = self._append(arrivals / step.level, step.level, step.level, arrivals)
-            self._mark(index, "end", end_s)
+            self._note(index, "end", end_s)
             rate = step.level
 
-    def _mark(self, step: int, what: str, at_s: float) -> None:
+    def _note(self, step: int, what: str, at_s: float) -> None:
         self.marks.append(Mark(step, what, int(at_s * 1e9)))
 
     def _append(self, duration_s: float, from_rate: float, to_rate: float, arrivals: float) -> float:

@@ -40,7 +40,7 @@ class Malformed(ValueError):
         return Failure(Outcome.MALFORMED, str(self), self.evidence)
 
 
-@dataclass
+@dataclass(slots=True)
 class Answer:
     """What an answer's events said, as far as it has been read.
 

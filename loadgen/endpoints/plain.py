@@ -23,6 +23,8 @@ DEFAULT_TEMPLATE = '{"prompt": "{{prompt}}"}'
 _EXAMPLES: dict[str, str | int] = {"prompt": "a", "id": "a", "seed": 1, "n": 1}
 PLACEHOLDERS = tuple(_EXAMPLES)
 
+_WITHOUT_BODY = (("Accept", "*/*"),)
+_WITH_BODY = (("Content-Type", "application/json"), *_WITHOUT_BODY)
 _PLACEHOLDER = re.compile(r"\{\{ *(\w*) *\}\}")
 # A longer answer is not kept, so fields of it are not found.
 _KEPT_BYTES = 1 << 20
@@ -30,8 +32,7 @@ _KEPT_BYTES = 1 << 20
 
 def call(method: str, path: str, body: bytes = b"", *, name: str = "predict") -> Call:
     """A call of `path` below the endpoint; without a body it has no Content-Type either."""
-    headers = (("Content-Type", "application/json"),) if body else ()
-    return Call(name, method, path, (*headers, ("Accept", "*/*")), body, _Body())
+    return Call(name, method, path, _WITH_BODY if body else _WITHOUT_BODY, body, _Body())
 
 
 def render(template: str, value_of: Callable[[str], str | int]) -> bytes:
@@ -40,8 +41,9 @@ def render(template: str, value_of: Callable[[str], str | int]) -> bytes:
     pieces = [literals[0]]
     for name, literal in zip(names, literals[1:], strict=True):
         value = value_of(name)
-        pieces += [json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else str(value), literal]
-    return "".join(pieces).encode()
+        text = json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else str(value)
+        pieces += [text.encode(), literal]
+    return b"".join(pieces)
 
 
 def check_template(template: str) -> None:
@@ -58,10 +60,10 @@ def check_template(template: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _parts(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The text around the placeholders, and their names."""
+def _parts(template: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """The text around the placeholders, encoded, and their names."""
     pieces = _PLACEHOLDER.split(template)
-    return tuple(pieces[::2]), tuple(pieces[1::2])
+    return tuple(piece.encode() for piece in pieces[::2]), tuple(pieces[1::2])
 
 
 class _Body(Reader):

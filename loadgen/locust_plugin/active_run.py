@@ -38,6 +38,7 @@ class ActiveRun:
         self._runner = runner
         self._stop: tuple[str, str | None] | None = None
         self._lost: set[str] = set()
+        self._clock_steps = 0
         self._by_hand: dict[str, Any] = {}
         self._locust = {"requests": 0, "failures": 0}
         self.load_has_stopped = False
@@ -136,6 +137,9 @@ class ActiveRun:
 
     def take_report(self, worker: str, report: dict[str, Any]) -> None:
         self.board.report(worker, report)
+        if report["clock_steps"] > self._clock_steps:
+            self._clock_steps = report["clock_steps"]
+            self.log("clock_step", "the wall clock was set while requests ran; their stamps are not moved by it")
         if report["failure"]:
             rundir.release_reserve(self.directory)
             self.stop(rundir.ABORTED, f"a worker cannot write its records: {report['failure']}")

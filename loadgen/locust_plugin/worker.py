@@ -28,8 +28,9 @@ from loadgen.endpoints import Call
 from loadgen.live import Tally
 from loadgen.locust_plugin.bookkeeping import Bookkeeping
 from loadgen.options import parse_settings
-from loadgen.recorder import Recorder, quiet_collector
+from loadgen.recorder import Recorder, load_arrow, quiet_collector
 from loadgen.schedule import Schedule
+from loadgen.transport import reactor
 from loadgen.transport.target import Target
 
 START = "loadgen.start"
@@ -53,6 +54,7 @@ class Worker:
         self.methods: dict[str, str] = {}  # HTTP method of each request's name, for Locust's statistics
         self._bookkeeping = Bookkeeping(environment, self.methods)
         self.stagger_s = 0.0
+        load_arrow()
         self.arrivals: Arrivals | None = None  # in the open model
         events = environment.events
         events.test_start.add_listener(self._start)
@@ -151,6 +153,7 @@ class Worker:
             "in_flight": recorder.in_flight if recorder else 0,
             "written": recorder.written if recorder else 0,
             "written_failed": recorder.written_failed if recorder else 0,
+            "clock_steps": reactor.current().clock_steps,
             "failure": str(recorder.failure) if recorder and recorder.failure else None,
         }
 
@@ -163,13 +166,9 @@ class Worker:
         head = self._heads.get(key)
         if head is None:
             head = self._heads[key] = self._head(call)
-        return b"%bx-request-id: %b\r\ntraceparent: 00-%b-%b-01\r\nContent-Length: %d\r\n\r\n" % (
-            head,
-            identity.encode(),
-            identity.encode(),
-            identity[:16].encode(),
-            len(call.body),
-        )
+        trace, size = identity.encode(), len(call.body)
+        parts = (head, trace, trace, trace[:16], size)
+        return b"%bx-request-id: %b\r\ntraceparent: 00-%b-%b-01\r\nContent-Length: %d\r\n\r\n" % parts
 
     def _head(self, call: Call) -> bytes:
         headers = {

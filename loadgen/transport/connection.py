@@ -48,6 +48,7 @@ _EVIDENCE_BYTES = 400
 # Of an answer, before it is taken apart; a piece counts with what it costs beside its bytes.
 _GATHERED_BYTES = 64 << 10
 _FEW_READS = 16
+_NOTHING = memoryview(b"")
 
 
 class Connection:
@@ -97,7 +98,7 @@ class Connection:
         self._tls: ssl.SSLObject | None = None
         self._parser = Parser()
         self._exchange: Exchange | None = None
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self.streaming = False  # pieces are gathered by the reactor itself
         self.closed = False
         self.expired = False
@@ -216,7 +217,7 @@ class Connection:
     def _suspend(self) -> None:
         self._waiter = gevent.getcurrent()
         try:
-            gevent.get_hub().switch()
+            self._reactor.hub.switch()
         finally:
             self._waiter = None
 
@@ -242,6 +243,7 @@ class Connection:
         self.room = 0
         exchange.kernel_stamps = self._stamped
         self._latest_ns = exchange.sent_ns = time.monotonic_ns()
+        self._unsent = _NOTHING
         try:
             self._push(self._encrypt(data))
         except (BrokenPipeError, ConnectionResetError):
@@ -279,12 +281,16 @@ class Connection:
             self._reactor.remove(self._descriptor, self.streaming)
             self._socket.close()
 
-    def _push(self, data: bytes) -> None:
+    def _push(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes; the reactor sends the rest."""
-        self._unsent = memoryview(bytes(self._unsent) + data)
-        with contextlib.suppress(BlockingIOError):
-            while self._unsent:
-                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._unsent = memoryview(data)[sent:]
+        elif self._unsent:
+            self._unsent = _NOTHING
 
     def _encrypt(self, data: bytes) -> bytes:
         if self._tls is None:
@@ -298,7 +304,7 @@ class Connection:
         """Whatever is not a mere piece. True when a greenlet was switched to."""
         if self._unsent and mask & select.EPOLLOUT and not mask & reactor.ENDED:
             with contextlib.suppress(OSError):
-                self._push(b"")
+                self._push(self._unsent)
         if self._exchange is not None:
             self._gather(buffer, bool(mask & reactor.ENDED))
             return self.settle()
@@ -475,7 +481,7 @@ class Connection:
             return []
         stamps, lags = self._received(ancillary, reads)
         # A step of the clock that the kernel stamps with must not turn the answer's time back.
-        if stamps[0] < self._latest_ns or len(stamps) > 1:
+        if len(stamps) > 1 or stamps[0] < self._latest_ns:
             stamps = list(itertools.accumulate(stamps, max, initial=self._latest_ns))[1:]
         if exchange.first_byte_ns is None:
             exchange.first_byte_ns = stamps[0]

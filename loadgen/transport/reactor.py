@@ -51,6 +51,7 @@ class Reactor:
         self._epoll.register(self._streams_descriptor, select.EPOLLIN)
         self._buffer = bytearray(BUFFER_BYTES)
         self._connections: dict[int, Connection] = {}
+        self.hub = hub
         loop = hub.loop
         self._ready = loop.io(self._epoll.fileno(), 1)
         self._ready.start(self._on_ready)
@@ -165,7 +166,7 @@ class Reactor:
         if not self._alarm_ns or deadline_ns < self._alarm_ns:
             self._alarm_ns = deadline_ns
             self._alarm.stop()
-            self._alarm = gevent.get_hub().loop.timer(max(deadline_ns - time.monotonic_ns(), 0) / 1e9)
+            self._alarm = self.hub.loop.timer(max(deadline_ns - time.monotonic_ns(), 0) / 1e9)
             self._alarm.start(self._expire)
 
     def _expire(self) -> None:

@@ -271,6 +271,6 @@ def quiet_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    # 20,000 objects take the youngest generation some 0.5 ms. The oldest, 200 ms with thousands of answers under way, is
-    # next to never looked at.
+    # 20,000 objects take the youngest generation some 0.5 ms. The oldest takes 200 ms with thousands of answers under
+    # way: it is next to never looked at.
     gc.set_threshold(20_000, 50, 1000)

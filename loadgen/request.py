@@ -97,17 +97,17 @@ def fields(
             worker,
             sequence,
             intended_ns,
-            _or_null(exchange.sent_ns),
-            _or_null(exchange.first_byte_ns),
+            -1 if exchange.sent_ns is None else exchange.sent_ns,
+            -1 if exchange.first_byte_ns is None else exchange.first_byte_ns,
             stamps[0] if stamps else -1,
             stamps[-1] if stamps else -1,
             exchange.end_ns,
-            _or_null(exchange.status),
+            -1 if exchange.status is None else exchange.status,
             exchange.attempts,
-            _or_null(exchange.dns_us),
-            _or_null(exchange.connect_us),
-            _or_null(exchange.tls_us),
-            _or_null(answer.prompt_tokens),
+            -1 if exchange.dns_us is None else exchange.dns_us,
+            -1 if exchange.connect_us is None else exchange.connect_us,
+            -1 if exchange.tls_us is None else exchange.tls_us,
+            -1 if answer.prompt_tokens is None else answer.prompt_tokens,
             tokens if tokens is not None else len(stamps) or -1,
             len(stamps) if has_tokens else -1,
             exchange.bytes_out,
@@ -138,10 +138,6 @@ def dropped(worker: int, sequence: int, intended_ns: int, now_ns: int, scenario:
     return Fields(
         tuple(known.get(name, -1) for name in INTEGERS), tuple(texts.get(name) for name in TEXTS), None, None, None
     )
-
-
-def _or_null(value: int | None) -> int:
-    return -1 if value is None else value
 
 
 def _gaps_us(stamps: Sequence[int]) -> NDArray[np.int32]:

@@ -66,11 +66,14 @@ def _parts(template: str) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
     return tuple(piece.encode() for piece in pieces[::2]), tuple(pieces[1::2])
 
 
+_NO_TOKENS = Answer(has_tokens=False)
+
+
 class _Body(Reader):
     def __init__(self) -> None:
-        self.answer = Answer(has_tokens=False)
+        self.answer = _NO_TOKENS
         self._size = 0
-        self._body = bytearray()
+        self._body = b""
 
     def feed(self, pieces: list[bytes], stamps_ns: list[int]) -> bool:
         for piece in pieces:

@@ -31,7 +31,7 @@ from loadgen.endpoints import Failure, Malformed
 from loadgen.record import Outcome
 from loadgen.transport import reactor
 from loadgen.transport.reactor import BUFFER_BYTES, Feed
-from loadgen.transport.response import MAX_HEADER_BYTES, Exchange, Parser
+from loadgen.transport.response import MAX_HEADER_BYTES, Exchange, Head, Parser
 from loadgen.transport.target import Target
 
 NEVER = sys.maxsize
@@ -55,12 +55,14 @@ class Connection:
     """Opened when made. The public attributes but `closed` are the reactor's."""
 
     __slots__ = (
+        "_complete",
         "_descriptor",
         "_eof",
         "_error",
         "_exchange",
         "_feed",
         "_gathers",
+        "_head",
         "_incoming",
         "_latest_ns",
         "_lost",
@@ -97,6 +99,7 @@ class Connection:
         self._waiter: gevent.Greenlet | None = None
         self._tls: ssl.SSLObject | None = None
         self._parser = Parser()
+        self._head: Head | None = None
         self._exchange: Exchange | None = None
         self._unsent = _NOTHING
         self.streaming = False  # pieces are gathered by the reactor itself
@@ -234,7 +237,9 @@ class Connection:
         but for Malformed, and what the greenlet is killed with: the connection must be closed then.
         """
         self._exchange, self._feed = exchange, feed
-        self._parser.begin()
+        if self._head is None:
+            self._parser.begin()
+        self._complete = False
         self._eof = self._seen = self._gathers = self.expired = False
         self._error: Exception | None = None
         self._lost: Failure | None = None
@@ -256,7 +261,7 @@ class Connection:
         self._exchange = None
         if self._error is not None:
             raise self._error
-        if exchange.failure is None and not self._parser.complete:
+        if exchange.failure is None and not self._complete:
             exchange.failure = self._lost or self._unfinished(exchange)
         if self._tls is not None:
             self._target.session = self._tls.session
@@ -272,8 +277,8 @@ class Connection:
 
     def reusable(self) -> bool:
         """After `run`: whether another request may be sent."""
-        over = self._eof or self._unsent or self.closed or not self._parser.complete
-        return not over and bool(self._parser.should_keep_alive())
+        over = self._eof or self._unsent or self.closed or not self._complete
+        return not over and (self._head is not None or bool(self._parser.should_keep_alive()))
 
     def close(self) -> None:
         if not self.closed:
@@ -317,7 +322,7 @@ class Connection:
     def settle(self) -> bool:
         """Take apart what was gathered. True when the answer had ended, and its greenlet was switched to."""
         self._take_apart()
-        ended = self._eof or self._parser.complete
+        ended = self._eof or self._complete
         if self._gathers and self._seen and not ended:
             self.room = _GATHERED_BYTES
             if not self.streaming and self._tls is None and not self._unsent:
@@ -428,6 +433,16 @@ class Connection:
 
     def _parse(self, exchange: Exchange) -> None:
         pieces, self.pieces = self.pieces, []
+        if (head := self._head) is not None:
+            piece = pieces[0] if len(pieces) == 1 else b""
+            if len(piece) == head.size and exchange.bytes_in == 0 and piece.startswith(head.data):
+                exchange.bytes_in = head.size
+                exchange.status, exchange.headers = head.status, head.headers
+                self._complete = True
+                self._feed([piece[len(head.data) :]], self._stamps(exchange))
+                return
+            self._head = None
+            self._parser.begin()
         parser = self._parser
         bodies = parser.bodies
         stamps: list[int] = []  # of each of the bodies
@@ -451,9 +466,12 @@ class Connection:
             if bodies:
                 taken = bodies.copy()
                 bodies.clear()
+                if len(pieces) == 1 and parser.complete:
+                    self._head = self._head_of(exchange, pieces[0], taken)
                 self._pass_on(exchange, taken, stamps)
         elif exchange.bytes_in > MAX_HEADER_BYTES:
             raise Malformed(f"more than {MAX_HEADER_BYTES} bytes of headers")
+        self._complete = parser.complete
         if unread is not None:
             raise Malformed(f"no HTTP: {unread.args[0]}", piece[:_EVIDENCE_BYTES]) from unread
 
@@ -466,6 +484,14 @@ class Connection:
         if well and encoding.lower() != "identity":
             raise Malformed(f"answer in the encoding {encoding}, although identity was asked for")
         self._gathers = well and "content-length" not in headers
+
+    def _head_of(self, exchange: Exchange, piece: bytes, bodies: list[bytes]) -> Head | None:
+        """When the next answer may be taken apart without a parser, if it begins so: all of it, well, in one piece."""
+        size = sum(map(len, bodies))
+        well = 200 <= (exchange.status or 0) < 300 and exchange.bytes_in == len(piece)
+        if not well or exchange.headers.get("content-length") != str(size) or not self._parser.should_keep_alive():
+            return None
+        return Head(piece[:-size], len(piece), exchange.status or 0, exchange.headers)
 
     def _pass_on(self, exchange: Exchange, bodies: list[bytes], stamps: list[int]) -> None:
         if 200 <= (exchange.status or 0) < 300:
@@ -488,7 +514,7 @@ class Connection:
         exchange.end_ns = self._latest_ns = stamps[-1]
         if lags:
             exchange.read_lag_us = max(exchange.read_lag_us, *lags)
-            exchange.lags_us += lags
+            exchange.lags_us = [*exchange.lags_us, *lags] if exchange.lags_us else lags
         if len(lags) < len(reads):
             exchange.kernel_stamps = False
         return stamps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from geventhttpclient._parser import HTTPResponseParser
 
@@ -11,7 +13,6 @@ from loadgen.endpoints import Failure, Malformed
 MAX_HEADER_BYTES = 64 << 10
 
 
-@dataclass(slots=True)
 class Exchange:
     """What happened on the wire. `None` is "did not happen" or "not measured"; stamps are CLOCK_MONOTONIC ns."""
 
@@ -19,7 +20,7 @@ class Exchange:
     first_byte_ns: int | None = None
     end_ns: int = 0
     status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)  # names in lower case; values of equal names joined
+    headers: Mapping[str, str] = MappingProxyType({})  # names in lower case; values of equal names joined
     failure: Failure | None = None
     error_body: bytes = b""
     attempts: int = 1
@@ -29,8 +30,20 @@ class Exchange:
     bytes_out: int = 0
     bytes_in: int = 0
     read_lag_us: int = -1  # the worst
-    lags_us: list[int] = field(default_factory=list)  # of every read that has a kernel's stamp
+    lags_us: Sequence[int] = ()  # of every read that has a kernel's stamp
     kernel_stamps: bool = False
+
+
+class Head(NamedTuple):
+    """The bytes of a head as they came, and what they say: the next answer of a connection often begins with the same.
+
+    `size` is that of the whole answer.
+    """
+
+    data: bytes
+    size: int
+    status: int
+    headers: Mapping[str, str]
 
 
 class Parser(HTTPResponseParser):

@@ -341,3 +341,56 @@ def test_a_step_of_the_wall_clock_moves_no_stamp() -> None:
     assert current.clock_steps == steps + 1
     assert exchange.kernel_stamps
     assert 0 <= got[0][1] - (exchange.sent_ns or 0) < 1_000_000_000
+
+
+def test_answers_that_begin_alike_are_read_as_any_other() -> None:
+    """A head seen before needs no parser; what is not quite like it does."""
+
+    def answer(body: bytes, head: bytes = b"X: 1\r\n", size: int | None = None) -> bytes:
+        size = len(body) if size is None else size
+        return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (head, size, body)
+
+    scripts = [
+        *[send(answer(b"a")), send(answer(b"b")), send(answer(b"c")), send(answer(b"long")), send(answer(b"d"))],
+        *[
+            send(answer(b"ef")[:-1], b"f", gap_s=0.05),
+            send(answer(b"g")),
+            send(answer(b"h")),
+            send(CHUNKED + chunk(b"i") + END),
+        ],
+        *[send(answer(b"j")), send(answer(b"k")), send(b"HTTP/1.1 404 No\r\nX: 1\r\nContent-Length: 1\r\n\r\nl")],
+        *[send(answer(b"m")), send(answer(b"n")), send(answer(b"o", b"Connection: close\r\n"), keep=False)],
+        *[send(answer(b"p")), send(answer(b"q")), send(answer(b"", size=1), keep=False)],
+    ]
+    bodies, statuses = [], []
+    with serving(*scripts) as server:
+        client = Client(Target.of(f"http://127.0.0.1:{server.port}"))
+        for _ in scripts:
+            exchange, got = _fetch(client)
+            bodies.append(b"".join(data for data, _ in got))
+            statuses.append((exchange.status, exchange.failure and exchange.failure.outcome))
+            assert exchange.headers.get("x", "1") == "1"
+        client.close()
+    texts = [
+        b"a",
+        b"b",
+        b"c",
+        b"long",
+        b"d",
+        b"ef",
+        b"g",
+        b"h",
+        b"i",
+        b"j",
+        b"k",
+        b"",
+        b"m",
+        b"n",
+        b"o",
+        b"p",
+        b"q",
+        b"",
+    ]
+    assert bodies == texts
+    assert statuses == [*[(200, None)] * 11, (404, None), *[(200, None)] * 5, (200, Outcome.TRUNCATED)]
+    assert server.connections == 2

@@ -89,6 +89,7 @@ def fields(
     answer = call.reader.answer
     stamps = answer.stamps_ns
     has_tokens = answer.has_tokens
+    gaps = _gaps_ns(stamps) if has_tokens else None
     tokens = answer.output_tokens
     source = "usage" if tokens is not None else "events" if stamps else None
     reason = answer.finish_reason
@@ -113,7 +114,7 @@ def fields(
             exchange.bytes_out,
             exchange.bytes_in,
             exchange.read_lag_us,
-            answer.coalesced_reads if has_tokens else -1,
+            -1 if gaps is None else _coalesced(gaps),
         ),
         (
             identity,
@@ -124,7 +125,7 @@ def fields(
             source,
             "kernel" if exchange.kernel_stamps else "user",
         ),
-        _gaps_us(stamps) if has_tokens else None,
+        None if gaps is None else np.minimum(gaps // 1000, _MAX_US).astype(np.int32),
         np.array(exchange.lags_us, np.int32) if len(exchange.lags_us) > 1 else None,
         read(server_times, exchange.headers, call.reader.messages()) if server_times else None,
     )
@@ -140,6 +141,14 @@ def dropped(worker: int, sequence: int, intended_ns: int, now_ns: int, scenario:
     )
 
 
-def _gaps_us(stamps: Sequence[int]) -> NDArray[np.int32]:
-    gaps = np.diff(np.array(stamps, np.int64)) // 1000
-    return np.minimum(gaps, _MAX_US).astype(np.int32)
+def _coalesced(gaps: NDArray[np.int64]) -> int:
+    """Reads that brought more than one output event: these have one stamp, so no gap between them."""
+    none = gaps == 0
+    if not none.any():
+        return 0
+    return int(none[0]) + int(np.count_nonzero(none[1:] > none[:-1]))
+
+
+def _gaps_ns(stamps: Sequence[int]) -> NDArray[np.int64]:
+    instants = np.array(stamps, np.int64)
+    return np.subtract(instants[1:], instants[:-1])

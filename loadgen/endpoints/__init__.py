@@ -6,7 +6,6 @@ Here: what every API shares. Not here: how bytes travel (transport/) and how an 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -53,13 +52,6 @@ class Answer:
     output_tokens: int | None = None  # as the server's usage says
     finish_reason: str | None = None
     has_tokens: bool = True
-
-    @property
-    def coalesced_reads(self) -> int:
-        """Reads that brought more than one output event: these have one stamp."""
-        if len(set(self.stamps_ns)) == len(self.stamps_ns):
-            return 0
-        return sum(count > 1 for count in Counter(self.stamps_ns).values())
 
 
 class Reader(Protocol):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import select
 import socket
@@ -505,40 +504,49 @@ class Connection:
         self.ancillary, self.reads = [], []
         if not reads:
             return []
-        stamps, lags = self._received(ancillary, reads)
-        # A step of the clock that the kernel stamps with must not turn the answer's time back.
-        if len(stamps) > 1 or stamps[0] < self._latest_ns:
-            stamps = list(itertools.accumulate(stamps, max, initial=self._latest_ns))[1:]
+        stamps = self._by_array(exchange, ancillary, reads) if len(reads) > _FEW_READS else None
+        if stamps is None:
+            stamps = self._one_by_one(exchange, ancillary, reads)
         if exchange.first_byte_ns is None:
             exchange.first_byte_ns = stamps[0]
         exchange.end_ns = self._latest_ns = stamps[-1]
-        if lags:
-            exchange.read_lag_us = max(exchange.read_lag_us, *lags)
-            exchange.lags_us = [*exchange.lags_us, *lags] if exchange.lags_us else lags
-        if len(lags) < len(reads):
-            exchange.kernel_stamps = False
         return stamps
 
-    def _received(self, ancillary: list[bytes], reads: list[int]) -> tuple[list[int], list[int]]:
-        """Stamps in ns, and the lags in us of those reads whose stamp is the kernel's."""
-        offset = self._reactor.offset_ns
-        if len(reads) > _FEW_READS and len(offsets := {offset(reads[0]), offset(reads[-1])}) == 1 and all(ancillary):
-            words = np.frombuffer(b"".join(ancillary), np.int64).reshape(len(reads), -1)
-            now = np.array(reads, np.int64)
-            lag = now + offsets.pop() - words[:, 0] * 1_000_000_000 - words[:, 1]
-            if lag.min() >= 0 and lag.max() < _MAX_LAG_NS:
-                return (now - lag).tolist(), (lag // 1000).tolist()
+    def _one_by_one(self, exchange: Exchange, ancillary: list[bytes], reads: list[int]) -> list[int]:
         stamps, lags = [], []
         for payload, read in zip(ancillary, reads, strict=True):
             stamp = read
             if payload:
                 seconds, nanoseconds = _TIMESPEC.unpack_from(payload)
-                lag = read + offset(read) - seconds * 1_000_000_000 - nanoseconds
+                lag = read + self._reactor.offset_ns(read) - seconds * 1_000_000_000 - nanoseconds
                 if 0 <= lag < _MAX_LAG_NS:
                     stamp = read - lag
                     lags.append(lag // 1000)
-            stamps.append(stamp)
-        return stamps, lags
+            # A step of the clock that the kernel stamps with must not turn the answer's time back.
+            self._latest_ns = max(stamp, self._latest_ns)
+            stamps.append(self._latest_ns)
+        if lags:
+            exchange.add_lags(max(lags), lags)
+        if len(lags) < len(reads):
+            exchange.kernel_stamps = False
+        return stamps
+
+    def _by_array(self, exchange: Exchange, ancillary: list[bytes], reads: list[int]) -> list[int] | None:
+        """The same for many; None when there is anything unusual about them."""
+        offset = self._reactor.offset_ns(reads[0])
+        if not all(ancillary) or offset != self._reactor.offset_ns(reads[-1]):
+            return None
+        words = np.frombuffer(b"".join(ancillary), np.int64).reshape(len(reads), -1)
+        now = np.array(reads, np.int64)
+        lags = now + (offset - words[:, 0] * 1_000_000_000) - words[:, 1]
+        worst = int(lags.max())
+        if worst >= _MAX_LAG_NS or int(lags.min()) < 0:
+            return None
+        stamps = now - lags
+        stamps[0] = max(int(stamps[0]), self._latest_ns)
+        exchange.add_lags(worst // 1000, lags // 1000)
+        received: list[int] = np.maximum.accumulate(stamps).tolist()
+        return received
 
 
 @functools.cache

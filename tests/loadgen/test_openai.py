@@ -43,14 +43,13 @@ def test_only_events_with_output_are_tokens() -> None:
     assert answer.stamps_ns == [4, 10, 11]
     assert (answer.prompt_tokens, answer.output_tokens, answer.finish_reason) == (9, 3, "length")
     assert answer.text == ["a"]
-    assert answer.coalesced_reads == 0
 
 
-def test_several_tokens_in_one_read_are_a_coalesced_read() -> None:
+def test_several_tokens_in_one_read_have_one_stamp() -> None:
     reader = _reader()
     reader.feed([_delta({"content": "a"}) + _delta({"content": "b"}, "stop")], [5])
     assert reader.finish() is None
-    assert (reader.answer.stamps_ns, reader.answer.coalesced_reads) == ([5, 5], 1)
+    assert reader.answer.stamps_ns == [5, 5]
 
 
 @pytest.mark.parametrize(

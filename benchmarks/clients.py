@@ -127,6 +127,8 @@ def _ours(load: Load, core: int, elsewhere: Callable[[str], int | None], counted
     command += ["--workers", "1", "--agents", "none", "--runs-dir", str(load.folder), "--step-time", f"{load.seconds}s"]
     command += ["--prompt-tokens", "8", "--output-tokens", str(TOKENS)]
     command += ["--steps", str(load.users)] if load.rate is None else ["--rate", f"{load.rate:g}"]
+    if load.rate is None:
+        command += ["--ramp", f"{load.stagger_s}s"]
     if load.path == PREDICT:
         command += ["--body-template", load.body]
     if load.tls is not None:

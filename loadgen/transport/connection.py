@@ -19,6 +19,7 @@ import ssl
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -47,6 +48,7 @@ _EVIDENCE_BYTES = 400
 # Of an answer, before it is taken apart; a piece counts with what it costs beside its bytes.
 _GATHERED_BYTES = 64 << 10
 _FEW_READS = 16
+_TLS_RECORD_BYTES = 16 << 10
 _NOTHING = memoryview(b"")
 
 
@@ -80,6 +82,7 @@ class Connection:
         "closed",
         "connect_us",
         "deadline_ns",
+        "decrypt",
         "dns_us",
         "expired",
         "pieces",
@@ -97,6 +100,7 @@ class Connection:
         self._reactor = reactor.current()
         self._waiter: gevent.Greenlet | None = None
         self._tls: ssl.SSLObject | None = None
+        self.decrypt: Callable[[bytes], bytes] | None = None
         self._parser = Parser()
         self._head: Head | None = None
         self._exchange: Exchange | None = None
@@ -121,6 +125,7 @@ class Connection:
         if target.tls is not None:
             try:
                 self._handshake(target.tls)
+                self.decrypt = self._decrypt
             except BaseException:
                 self.close()
                 raise
@@ -324,7 +329,7 @@ class Connection:
         ended = self._eof or self._complete
         if self._gathers and self._seen and not ended:
             self.room = _GATHERED_BYTES
-            if not self.streaming and self._tls is None and not self._unsent:
+            if not self.streaming and not self._unsent:
                 self._stream(True)
         if ended and self._waiter is not None:
             self._waiter.switch()
@@ -369,8 +374,8 @@ class Connection:
                 self.lose(error)
                 return
             piece = bytes(view[:size])
-            if self._tls is not None:
-                piece = self._decrypt(piece)
+            if self.decrypt is not None:
+                piece = self.decrypt(piece)
             elif not size:
                 self._eof = True
             if piece:
@@ -385,18 +390,21 @@ class Connection:
             self._incoming.write(piece)
         else:
             self._incoming.write_eof()
-        plain = []
+        plain = b""
         try:
-            while data := self._tls.read(BUFFER_BYTES):
-                plain.append(data)
-            self._eof = True
+            while self._incoming.pending or self._tls.pending() or not piece:
+                data = self._tls.read(_TLS_RECORD_BYTES)
+                if not data:
+                    self._eof = True
+                    break
+                plain = plain + data if plain else data
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
             self._eof = True
         except ssl.SSLError as error:
             self.lose(error)
-        return plain[0] if len(plain) == 1 else b"".join(plain)
+        return plain
 
     def _read_idle(self, buffer: bytearray) -> None:
         """Between two requests: session tickets are taken, everything else ends the connection."""

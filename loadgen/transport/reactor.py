@@ -133,6 +133,11 @@ class Reactor:
                 woke = connection.on_event(mask, buffer) or woke
                 continue
             piece = bytes(view[:size])
+            if connection.decrypt is not None:
+                piece = connection.decrypt(piece)
+                if not piece:
+                    woke = connection.settle() or woke
+                    continue
             connection.pieces.append(piece)
             connection.ancillary.append(ancillary[0][2] if ancillary else b"")
             connection.reads.append(now())

@@ -150,10 +150,10 @@ class Reactor:
 
     def offset_ns(self, read_ns: int) -> int:
         """Realtime minus monotonic as it was at a read."""
-        for since, offset in reversed(self.offsets):
-            if read_ns >= since:
-                return offset
-        return self.offsets[0][1]
+        since, offset = self.offsets[-1]
+        if read_ns >= since:
+            return offset
+        return next((offset for since, offset in reversed(self.offsets) if read_ns >= since), self.offsets[0][1])
 
     def _watch_the_clock(self) -> None:
         offset = _offset_ns()

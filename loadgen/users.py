@@ -11,6 +11,7 @@ import itertools
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gevent
@@ -49,6 +50,7 @@ class ModelUser(User):
         path = folder / f"worker-{worker.recorder.index}.errors.jsonl"
         self._failures = _failure_log(path, secrets_of(worker.settings))
         self._away_s = 0.0
+        self._arrived = False
         self._due_ns = 0  # open model: when the task's first request was due
         self._sent = False  # since the last wait
         self.random = random.Random(f"{worker.settings.plan.seed}:{worker.recorder.index}:{next(_ordinals)}")
@@ -65,20 +67,27 @@ class ModelUser(User):
     def on_start(self) -> None:
         """Open model: wait for an arrival. Closed: start at a random offset, so that users do not march in step."""
         if self._worker.arrivals is not None:
-            self._due_ns = self._worker.arrivals.next()
+            self._await_arrival()
         else:
             gevent.sleep(self.random.uniform(0, self._worker.stagger_s))
 
-    def wait_time(self) -> float:
-        """Between two tasks: the next arrival in the open model, think time in the closed one; see traps.py, T37."""
+    def between_tasks(self, wait_time: Callable[[], float]) -> float:
+        """Seconds until the next task. `wait_time` is the scenario's own, which the options of the run outweigh.
+
+        In the open model the next arrival is waited for here.
+        """
         sent, self._sent = self._sent, False
         if self._worker.arrivals is not None:
-            self._due_ns = self._worker.arrivals.next()
+            self._await_arrival()
             return NO_TURN
         shortest, longest = self.settings.think_time_s
-        if longest:
-            return self.random.uniform(shortest, longest)
-        return NO_TURN if sent else 0.0
+        seconds = self.random.uniform(shortest, longest) if longest else wait_time()
+        return NO_TURN if sent and not seconds else seconds
+
+    def _await_arrival(self) -> None:
+        assert self._worker.arrivals is not None
+        self._due_ns = self._worker.arrivals.next()
+        self._arrived = True
 
     def on_stop(self) -> None:
         self._client.close()
@@ -86,7 +95,10 @@ class ModelUser(User):
     def send(self, call: Call) -> Answer:
         """Send one request now and record how it went. The answer holds what was read, also of a failure."""
         worker = self._worker
-        worker.wait_while_draining()
+        if worker.arrivals is not None and not self._arrived:
+            self._await_arrival()  # a scenario's own on_start did not
+        if not self._due_ns:
+            worker.wait_while_draining()
         identity = f"{_identities.getrandbits(128):032x}"
         intended = self._due_ns or time.monotonic_ns()
         self._due_ns, self._sent = 0, True

@@ -35,6 +35,7 @@ def defuse() -> None:
     runners.Runner.user_classes_count = property(_counting_at_once(runners.Runner.user_classes_count.fget))
     # T37: a task that follows at once would still wait for a turn of the loop.
     TaskSet._sleep = _sleep
+    TaskSet.wait_time = _asking_the_user(TaskSet.wait_time)
     # The live table is refreshed each second; Locust's own statistics are reconciled from the same messages.
     runners.WORKER_REPORT_INTERVAL = REPORT_INTERVAL_S
 
@@ -42,6 +43,16 @@ def defuse() -> None:
 def _sleep(_: TaskSet, seconds: float) -> None:
     if seconds != NO_TURN:
         gevent.sleep(seconds)
+
+
+def _asking_the_user(wait_time: Callable[[TaskSet], float]) -> Callable[[TaskSet], float]:
+    """A scenario's own wait time must not stand in the way of the run's: `ModelUser.between_tasks` knows both."""
+
+    def asked(tasks: TaskSet) -> float:
+        between_tasks = getattr(tasks.user, "between_tasks", None)
+        return wait_time(tasks) if between_tasks is None else between_tasks(lambda: wait_time(tasks))
+
+    return asked
 
 
 def _starting_in_turn(start: Callable[..., Any]) -> Callable[..., Any]:

@@ -54,8 +54,8 @@ class Worker:
         self.methods: dict[str, str] = {}  # HTTP method of each request's name, for Locust's statistics
         self._bookkeeping = Bookkeeping(environment, self.methods)
         self.stagger_s = 0.0
-        load_arrow()
         self.arrivals: Arrivals | None = None  # in the open model
+        load_arrow()
         events = environment.events
         events.test_start.add_listener(self._start)
         events.test_stopping.add_listener(self._stop_arrivals)
@@ -76,8 +76,7 @@ class Worker:
 
     def _start(self, environment: Environment, **_: Any) -> None:
         options = vars(environment.parsed_options)
-        self.settings = parse_settings(options, simulated=False, steps_required=False)
-        settings = self.settings
+        self.settings = settings = parse_settings(options, simulated=False, steps_required=False)
         self.target = Target.of(
             environment.host,
             insecure=settings.insecure,
@@ -88,9 +87,9 @@ class Worker:
         with contextlib.suppress(OSError):  # users will say so
             self.target.resolve(time.monotonic_ns() + _RESOLVE_NS)
         self.typical_s: float | None = None  # how long an answer takes, for --cancel-rate
-        self.model = self.settings.model
+        self.model = settings.model
         self._heads: dict[tuple[Any, ...], bytes] = {}
-        step_s = self.settings.plan.steps[0].duration_s if self.settings.plan.steps else None
+        step_s = settings.plan.steps[0].duration_s if settings.plan.steps else None
         self.stagger_s = _MAX_STAGGER_S if step_s is None else min(_MAX_STAGGER_S, _STAGGER_SHARE * step_s)
         index = self._runner.worker_index if isinstance(self._runner, WorkerRunner) else 0
         self._recorder = Recorder(Path(options["run_dir"]), index, self._count)

@@ -16,13 +16,15 @@ from typing import Any
 class Run:
     """`loadgen run …` under `runs`; its processes are found by an environment variable that they inherit."""
 
-    def __init__(self, loadgen: str, runs: Path, arguments: Sequence[str], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, loadgen: str, runs: Path, arguments: Sequence[str], env: dict[str, str] | None, scenario: str
+    ) -> None:
         self.runs = runs
         self._mark = f"LOAD_TEST_MARK={runs}"
         runs.mkdir(parents=True, exist_ok=True)
         self._output = (runs / "output").open("wb")
         self.process = subprocess.Popen(
-            [loadgen, "run", "chat", "--runs-dir", str(runs), *arguments],
+            [loadgen, "run", scenario, "--runs-dir", str(runs), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -112,9 +114,11 @@ class Run:
 
 
 @contextmanager
-def running(loadgen: str, runs: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Run]:
+def running(
+    loadgen: str, runs: Path, *arguments: str, env: dict[str, str] | None = None, scenario: str = "chat"
+) -> Iterator[Run]:
     """A run that is surely gone at the end."""
-    run = Run(loadgen, runs, arguments, env)
+    run = Run(loadgen, runs, arguments, env, scenario)
     try:
         yield run
     finally:

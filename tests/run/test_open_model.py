@@ -23,8 +23,8 @@ LOADGEN = str(Path(sys.executable).with_name("loadgen"))
 SHORT = ("--agents", "none", "--output-tokens", "8")
 
 
-def finished(runs: Path, *arguments: str) -> Run:
-    with running(LOADGEN, runs, *arguments, *SHORT) as run:
+def finished(runs: Path, *arguments: str, scenario: str = "chat") -> Run:
+    with running(LOADGEN, runs, *arguments, *SHORT, scenario=scenario) as run:
         assert run.end(90) == 0, run.output
     return run
 
@@ -75,6 +75,47 @@ def test_what_nobody_is_free_for_is_dropped_and_counted(tmp_path: Path) -> None:
     assert outcomes["DROPPED"] > 60
     counts = {"requests": 120, "failures": outcomes["DROPPED"]}
     assert run.manifest["locust"] == run.manifest["recorded"] == counts
+
+
+HABITS = """
+from locust import between
+from scenarios.chat import ChatUser
+
+class Slow(ChatUser):
+    wait_time = between(5, 9)
+
+    def on_start(self):
+        pass
+"""
+
+
+def test_a_scenarios_own_waits_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    scenario = tmp_path / "habits.py"
+    scenario.write_text(HABITS)
+    run = finished(
+        tmp_path / "runs", "--rate", "20", "--step-time", "3", "--max-in-flight", "80", scenario=str(scenario)
+    )
+    rows = records(run)
+    assert sorted(row["intended_ns"] for row in rows) == due(run)
+    assert {row["outcome"] for row in rows} == {"OK"}
+
+
+def test_requests_are_hung_up_on(tmp_path: Path) -> None:
+    run = finished(tmp_path, "--steps", "30", "--step-time", "6", "--cancel-rate", "0.5")
+    rows = records(run)
+    cut = [row for row in rows if row["error"] == "hung up on purpose"]
+    assert {row["outcome"] for row in cut} == {"CANCELLED"}
+    assert 0.2 * len(rows) < len(cut) < 0.7 * len(rows)
+    assert run.manifest["locust"]["failures"] == 0
+
+
+def test_no_token_in_time_is_a_timeout(tmp_path: Path) -> None:
+    """The simulator needs longer for a first token than that."""
+    with running(LOADGEN, tmp_path, "--steps", "2", "--step-time", "3", "--first-token-timeout", "5ms", *SHORT) as run:
+        assert run.end(60) == 3, run.output
+    assert {(row["outcome"], row["error"]) for row in records(run) if row["outcome"] != "CANCELLED"} == {
+        ("TIMEOUT", "no output within <n> s")
+    }
 
 
 def test_an_interrupted_run_drops_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from loadgen.record import Outcome
 
 # Of an answer that has to be held as a whole: more than any model answers with.
 MAX_BODY_BYTES = 64 << 20
+_MAX_COUNT = 2**31  # what a record holds
+_FAILED = ("error", "abort")  # finish reasons
 
 
 class Failure(NamedTuple):
@@ -81,3 +83,18 @@ class Call(NamedTuple):
     headers: tuple[tuple[str, str], ...]
     body: bytes
     reader: Reader
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a number of tokens that a record can hold."""
+    return type(value) is int and 0 <= value < _MAX_COUNT
+
+
+def judge_tokens(answer: Answer) -> Failure | None:
+    """An answer of tokens is well with at least one of them and a finish reason, unless that tells of an error."""
+    reason = answer.finish_reason
+    if reason in _FAILED:
+        return Failure(Outcome.STREAM_ERROR, f"finish reason {reason}")
+    if not answer.stamps_ns:
+        return Failure(Outcome.EMPTY, f"no token, finish reason {reason}" if reason else "no token, no finish reason")
+    return None if reason else Failure(Outcome.TRUNCATED, "no finish reason")

@@ -12,15 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadgen.endpoints import MAX_BODY_BYTES, Answer, Call, Failure, Malformed, Reader
+from loadgen.endpoints import MAX_BODY_BYTES, Answer, Call, Failure, Malformed, Reader, is_count, judge_tokens
 from loadgen.endpoints.errors import is_error, message_words
 from loadgen.record import Outcome
 from loadgen.sse import SseDecoder
 
 # Of a message (delta) beside its content.
 _OTHER_OUTPUT = ("reasoning_content", "reasoning", "tool_calls", "function_call", "refusal", "audio")
-_FAILED = ("error", "abort")  # finish reasons
-_MAX_COUNT = 2**31  # what a record holds
 _KEPT_MESSAGES = 4
 _KEPT_BYTES = 4096
 _RUN = 32  # pieces that are looked at together
@@ -169,7 +167,7 @@ class _Stream(Reader):
             self._take_event(event, self._stamp_ns)
         if not self._seen:
             return _judge_without_events(self._head)
-        return self._error or _judge(self.answer)
+        return self._error or judge_tokens(self.answer)
 
     def messages(self) -> Sequence[Any]:
         return self._messages
@@ -244,7 +242,7 @@ class _Whole(Reader):
                 answer.stamps_ns = [self._stamp_ns]
             answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
         _take_usage(answer, message.get("usage"))
-        return _judge(answer)
+        return judge_tokens(answer)
 
     def messages(self) -> Sequence[Any]:
         return [self._message]
@@ -264,21 +262,8 @@ def _take_output(answer: Answer, choice: Mapping[str, Any], key: str) -> bool:
 def _take_usage(answer: Answer, usage: Any) -> None:
     if isinstance(usage, dict):
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        answer.prompt_tokens = prompt if _is_count(prompt) else answer.prompt_tokens
-        answer.output_tokens = output if _is_count(output) else answer.output_tokens
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _MAX_COUNT
-
-
-def _judge(answer: Answer) -> Failure | None:
-    reason = answer.finish_reason
-    if reason in _FAILED:
-        return Failure(Outcome.STREAM_ERROR, f"finish reason {reason}")
-    if not answer.stamps_ns:
-        return Failure(Outcome.EMPTY, f"no token, finish reason {reason}" if reason else "no token, no finish reason")
-    return None if reason else Failure(Outcome.TRUNCATED, "no finish reason")
+        answer.prompt_tokens = prompt if is_count(prompt) else answer.prompt_tokens
+        answer.output_tokens = output if is_count(output) else answer.output_tokens
 
 
 def _judge_without_events(head: bytes) -> Failure:

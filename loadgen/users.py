@@ -52,7 +52,9 @@ class ModelUser(User):
         self._away_s = 0.0
         self._arrived = False
         self._due_ns = 0  # open model: when the task's first request was due
-        self._sent = False  # since the last wait
+        self._sent = False  # since the last task ended
+        thinks = worker.settings.think_time_s[1] or type(self).wait_time is not User.wait_time
+        self._paced = bool(thinks) or worker.arrivals is not None
         self.random = random.Random(f"{worker.settings.plan.seed}:{worker.recorder.index}:{next(_ordinals)}")
 
     @property
@@ -71,18 +73,21 @@ class ModelUser(User):
         else:
             gevent.sleep(self.random.uniform(0, self._worker.stagger_s))
 
+    def goes_on(self) -> bool:
+        """Whether the next task follows at once; asked after each. A task that has sent nothing lets others run."""
+        sent, self._sent = self._sent, False
+        return sent and not self._paced
+
     def between_tasks(self, wait_time: Callable[[], float]) -> float:
         """Seconds until the next task. `wait_time` is the scenario's own, which the options of the run outweigh.
 
         In the open model the next arrival is waited for here.
         """
-        sent, self._sent = self._sent, False
         if self._worker.arrivals is not None:
             self._await_arrival()
             return NO_TURN
         shortest, longest = self.settings.think_time_s
-        seconds = self.random.uniform(shortest, longest) if longest else wait_time()
-        return NO_TURN if sent and not seconds else seconds
+        return self.random.uniform(shortest, longest) if longest else wait_time()
 
     def _await_arrival(self) -> None:
         assert self._worker.arrivals is not None

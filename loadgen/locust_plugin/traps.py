@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 import gevent
 from flask import Flask, abort, request
 from locust import TaskSet, User, argument_parser, runners, stats
+from locust.user.task import DefaultTaskSet
 
 REPORT_INTERVAL_S = 1.0
-# A wait time that is over at once: `TaskSet.wait` then goes on without a turn of the loop.
+# A wait time that is over: `TaskSet.wait` then goes on without a turn of the loop.
 NO_TURN = -1.0
 _TURN_NS = 2_000_000
 
@@ -35,7 +36,9 @@ def defuse() -> None:
     runners.Runner.user_classes_count = property(_counting_at_once(runners.Runner.user_classes_count.fget))
     # T37: a task that follows at once would still wait for a turn of the loop.
     TaskSet._sleep = _sleep
+    TaskSet.wait = _unless_it_goes_on(TaskSet.wait)
     TaskSet.wait_time = _asking_the_user(TaskSet.wait_time)
+    DefaultTaskSet.get_next_task = _the_only_task_or(DefaultTaskSet.get_next_task)
     # The live table is refreshed each second; Locust's own statistics are reconciled from the same messages.
     runners.WORKER_REPORT_INTERVAL = REPORT_INTERVAL_S
 
@@ -43,6 +46,23 @@ def defuse() -> None:
 def _sleep(_: TaskSet, seconds: float) -> None:
     if seconds != NO_TURN:
         gevent.sleep(seconds)
+
+
+def _unless_it_goes_on(wait: Callable[[TaskSet], None]) -> Callable[[TaskSet], None]:
+    def wait_or_go_on(tasks: TaskSet) -> None:
+        goes_on = getattr(tasks.user, "goes_on", None)
+        if goes_on is None or not goes_on():
+            wait(tasks)
+
+    return wait_or_go_on
+
+
+def _the_only_task_or(choose: Callable[[TaskSet], Any]) -> Callable[[TaskSet], Any]:
+    def next_task(tasks: TaskSet) -> Any:
+        possible = tasks.user.tasks
+        return possible[0] if len(possible) == 1 else choose(tasks)
+
+    return next_task
 
 
 def _asking_the_user(wait_time: Callable[[TaskSet], float]) -> Callable[[TaskSet], float]:

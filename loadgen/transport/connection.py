@@ -1,35 +1,29 @@
-"""One TCP or TLS connection of the reactor's, with the kernel's own receive stamps where it gives them.
+"""One TCP or TLS connection of the reactor's: opened, and one exchange after the other on it.
 
-A TCP socket with SO_TIMESTAMPING tells in the ancillary data of `recvmsg` when the kernel received the bytes
-(CLOCK_REALTIME; the last segment's, when several were merged). They are converted to CLOCK_MONOTONIC with the offset
-that held at the read. TLS is decrypted from memory, so its stamps are the kernel's too.
-
-Bytes are gathered as they come and taken apart when the end of the answer may be there, when a bound of memory is
-reached, or when a deadline asks what has been seen: HTTP first, then the body by the `Feed` of the answer's reader.
+TLS is decrypted from memory, so that its stamps are the kernel's too (stamps.py). Bytes are gathered as they come and
+taken apart when the end of the answer may be there, when a bound of memory is reached, or when a deadline asks what has
+been seen: HTTP first, then the body by the `Feed` of the answer's reader.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import select
 import socket
 import ssl
-import struct
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-import numpy as np
 from gevent.monkey import get_original
 from geventhttpclient._parser import HTTPParseError
 
 from loadgen.endpoints import Failure, Malformed
 from loadgen.record import Outcome
-from loadgen.transport import reactor
+from loadgen.transport import reactor, stamps
 from loadgen.transport.reactor import BUFFER_BYTES, Feed
 from loadgen.transport.response import MAX_HEADER_BYTES, Exchange, Head, Parser
 from loadgen.transport.target import Target
@@ -38,16 +32,10 @@ NEVER = sys.maxsize
 
 _socket: Any = get_original("socket", "socket")  # one that does not wait on gevent's loop
 _IP_BIND_ADDRESS_NO_PORT = 24
-_SO_TIMESTAMPING = 37
-_SOFTWARE_RECEIVE = 0x18  # SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE
-_TIMESPEC = struct.Struct("@ll")
-# A stamp further away than this from the clock is a clock step, not a delay.
-_MAX_LAG_NS = 60_000_000_000
 _MAX_ERROR_BODY_BYTES = 4 << 10
 _EVIDENCE_BYTES = 400
 # Of an answer, before it is taken apart; a piece counts with what it costs beside its bytes.
 _GATHERED_BYTES = 64 << 10
-_FEW_READS = 16
 _TLS_RECORD_BYTES = 16 << 10
 _NOTHING = memoryview(b"")
 
@@ -170,11 +158,7 @@ class Connection:
 
     def _prepare(self) -> None:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stamped = False
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE_RECEIVE)
-            _keep_stamping()
-            self._stamped = True
+        self._stamped = stamps.ask(self._socket)
         if source := self._target.source():
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
@@ -452,18 +436,18 @@ class Connection:
             self._parser.begin()
         parser = self._parser
         bodies = parser.bodies
-        stamps: list[int] = []  # of each of the bodies
+        instants: list[int] = []  # of each of the bodies
         unread: HTTPParseError | None = None
         piece = b""
         try:
             for piece, stamp in zip(pieces, self._stamps(exchange), strict=True):
                 exchange.bytes_in += len(piece)
                 parser.feed(piece)
-                if len(bodies) > len(stamps):
-                    stamps += [stamp] * (len(bodies) - len(stamps))
+                if len(bodies) > len(instants):
+                    instants += [stamp] * (len(bodies) - len(instants))
         except HTTPParseError as error:
             unread = error
-            stamps += [self._latest_ns] * (len(bodies) - len(stamps))
+            instants += [self._latest_ns] * (len(bodies) - len(instants))
         if self._eof and not parser.complete:
             with contextlib.suppress(HTTPParseError):
                 parser.feed(b"")  # the end of the connection may be that of the answer
@@ -475,7 +459,7 @@ class Connection:
                 bodies.clear()
                 if len(pieces) == 1 and parser.complete:
                     self._head = self._head_of(exchange, pieces[0], taken)
-                self._pass_on(exchange, taken, stamps)
+                self._pass_on(exchange, taken, instants)
         elif exchange.bytes_in > MAX_HEADER_BYTES:
             raise Malformed(f"more than {MAX_HEADER_BYTES} bytes of headers")
         self._complete = parser.complete
@@ -500,9 +484,9 @@ class Connection:
             return None
         return Head(piece[:-size], len(piece), exchange.status or 0, exchange.headers)
 
-    def _pass_on(self, exchange: Exchange, bodies: list[bytes], stamps: list[int]) -> None:
+    def _pass_on(self, exchange: Exchange, bodies: list[bytes], instants: list[int]) -> None:
         if 200 <= (exchange.status or 0) < 300:
-            self._seen = self._feed(bodies, stamps)
+            self._seen = self._feed(bodies, instants)
         else:
             exchange.error_body = (exchange.error_body + b"".join(bodies))[:_MAX_ERROR_BODY_BYTES]
 
@@ -512,61 +496,15 @@ class Connection:
         self.ancillary, self.reads = [], []
         if not reads:
             return []
-        stamps = self._by_array(exchange, ancillary, reads) if len(reads) > _FEW_READS else None
-        if stamps is None:
-            stamps = self._one_by_one(exchange, ancillary, reads)
-        if exchange.first_byte_ns is None:
-            exchange.first_byte_ns = stamps[0]
-        exchange.end_ns = self._latest_ns = stamps[-1]
-        return stamps
-
-    def _one_by_one(self, exchange: Exchange, ancillary: list[bytes], reads: list[int]) -> list[int]:
-        stamps, lags = [], []
-        for payload, read in zip(ancillary, reads, strict=True):
-            stamp = read
-            if payload:
-                seconds, nanoseconds = _TIMESPEC.unpack_from(payload)
-                lag = read + self._reactor.offset_ns(read) - seconds * 1_000_000_000 - nanoseconds
-                if 0 <= lag < _MAX_LAG_NS:
-                    stamp = read - lag
-                    lags.append(lag // 1000)
-            # A step of the clock that the kernel stamps with must not turn the answer's time back.
-            self._latest_ns = max(stamp, self._latest_ns)
-            stamps.append(self._latest_ns)
-        if lags:
-            exchange.add_lags(max(lags), lags)
+        received, lags = stamps.received(ancillary, reads, self._latest_ns, self._reactor.offset_ns)
+        if len(lags):
+            exchange.add_lags(lags)
         if len(lags) < len(reads):
             exchange.kernel_stamps = False
-        return stamps
-
-    def _by_array(self, exchange: Exchange, ancillary: list[bytes], reads: list[int]) -> list[int] | None:
-        """The same for many; None when there is anything unusual about them."""
-        offset = self._reactor.offset_ns(reads[0])
-        if not all(ancillary) or offset != self._reactor.offset_ns(reads[-1]):
-            return None
-        words = np.frombuffer(b"".join(ancillary), np.int64).reshape(len(reads), -1)
-        now = np.array(reads, np.int64)
-        lags = now + (offset - words[:, 0] * 1_000_000_000) - words[:, 1]
-        worst = int(lags.max())
-        if worst >= _MAX_LAG_NS or int(lags.min()) < 0:
-            return None
-        stamps = now - lags
-        stamps[0] = max(int(stamps[0]), self._latest_ns)
-        exchange.add_lags(worst // 1000, lags // 1000)
-        received: list[int] = np.maximum.accumulate(stamps).tolist()
+        if exchange.first_byte_ns is None:
+            exchange.first_byte_ns = received[0]
+        exchange.end_ns = self._latest_ns = received[-1]
         return received
-
-
-@functools.cache
-def _keep_stamping() -> Any:
-    """A socket that is never used: while one asks for stamps, the kernel makes them.
-
-    It begins to some time after the first one asked, and ends with the last: what arrives before is stamped when it is
-    read. A lone connection to a server that closes it after each answer would always be a new first one.
-    """
-    keeper = _socket(socket.AF_INET, socket.SOCK_DGRAM)
-    keeper.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE_RECEIVE)
-    return keeper
 
 
 def tls_text(error: ssl.SSLError) -> str:

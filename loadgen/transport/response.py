@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from geventhttpclient._parser import HTTPResponseParser
-from numpy.typing import NDArray
 
 from loadgen.endpoints import Failure, Malformed
+from loadgen.transport.stamps import Lags
 
 MAX_HEADER_BYTES = 64 << 10
 
@@ -32,11 +32,11 @@ class Exchange:
     bytes_out: int = 0
     bytes_in: int = 0
     read_lag_us: int = -1  # the worst
-    lags_us: Sequence[int] | NDArray[np.int64] = ()  # of every read that has a kernel's stamp
+    lags_us: Lags = ()  # of every read that has a kernel's stamp
     kernel_stamps: bool = False
 
-    def add_lags(self, worst_us: int, lags_us: Sequence[int] | NDArray[np.int64]) -> None:
-        self.read_lag_us = max(self.read_lag_us, worst_us)
+    def add_lags(self, lags_us: Lags) -> None:
+        self.read_lag_us = max(self.read_lag_us, int(max(lags_us) if isinstance(lags_us, list) else np.max(lags_us)))
         self.lags_us = lags_us if len(self.lags_us) == 0 else np.concatenate([self.lags_us, lags_us])
 
 

@@ -23,6 +23,7 @@ import sys, time, gevent
 from pathlib import Path
 from loadgen import batch, recorder as module
 from tests.loadgen.recorded import recorded
+module.load_arrow()
 module._FLUSH_S = 0.005
 run = Path(sys.argv[1])
 """

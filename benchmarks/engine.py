@@ -43,12 +43,12 @@ def machine(command: str, load_average: float) -> str:
     )
 
 
-def write(name: str, section: str) -> None:
+def write(name: str, section: str, results: Path = RESULTS) -> None:
     """Replace one scenario's section of RESULTS.md, or add it; sections are in the order of SCENARIOS."""
-    text = RESULTS.read_text() if RESULTS.exists() else ""
+    text = results.read_text() if results.exists() else ""
     sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)) | {name: section}
     body = "".join(f"## {key}\n{sections[key].rstrip()}\n\n" for key in SCENARIOS if key in sections)
-    RESULTS.write_text(f"# Results of `make bench`\n\nWhat each column means: README.md.\n\n{body.rstrip()}\n")
+    results.write_text(f"# Results of `make bench`\n\nWhat each column means: README.md.\n\n{body.rstrip()}\n")
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ class Recorder:
         if self._writing is not None:
             try:
                 self._writing.get()
-            except Exception as error:  # as above
+            except Exception as error:  # a full disk, or what Arrow finds: the run must end, and say why
                 self.failure = self.failure or error
             self._writing = None
 

@@ -99,11 +99,11 @@ def test_a_table_is_markdown_with_digits_that_matter() -> None:
     ]
 
 
-def test_results_of_one_scenario_replace_its_own_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "RESULTS", tmp_path / "RESULTS.md")
-    engine.write("plain", "\nold\n")
-    engine.write("streams-5000", "\nfirst\n")
-    engine.write("plain", "\nnew\n")
-    text = engine.RESULTS.read_text()
+def test_results_of_one_scenario_replace_its_own_only(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    engine.write("plain", "\nold\n", results)
+    engine.write("streams-5000", "\nfirst\n", results)
+    engine.write("plain", "\nnew\n", results)
+    text = results.read_text()
     assert text.startswith("# Results of `make bench`\n")
     assert text.endswith("## streams-5000\n\nfirst\n\n## plain\n\nnew\n")

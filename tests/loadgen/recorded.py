@@ -44,5 +44,5 @@ def recorded(
 
 def batched(requests: Iterable[Request], budget: GapBudget | None = None) -> list[Batch]:
     """What the recorder makes of them."""
-    rows = deque((pack(*integers), *rest) for integers, *rest in requests)
-    return list(batches(rows, budget or GapBudget()))  # type: ignore[arg-type]
+    rows: deque[Any] = deque((pack(*integers), *rest) for integers, *rest in requests)
+    return list(batches(rows, budget or GapBudget()))

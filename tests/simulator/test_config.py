@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,9 @@ def test_the_defaults_are_valid_and_every_range_is_checked() -> None:
         ({"speedup": 0}, "simulator speedup is 0: give 0.1 to 1000"),
     ],
 )
-def test_a_problem_is_one_sentence(changes: dict[str, float], problem: str) -> None:
+def test_a_problem_is_one_sentence(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(UsageError) as caught:
-        validate(SimulatorConfig(**changes))  # type: ignore[arg-type]
+        validate(SimulatorConfig(**changes))
     assert str(caught.value) == problem
 
 

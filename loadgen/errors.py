@@ -5,6 +5,7 @@
     |- TargetError           3
     |- RunDirError           4
     |- RunAborted            5
+    |- AgentError            6
     '- Interrupted         130
 
 A request's failure is data (`record.Outcome`), never one of these.
@@ -42,6 +43,16 @@ class RunAborted(LoadgenError):
     meaning = "the run ended early by a fault; what was measured is kept"
 
 
+class AgentError(LoadgenError):
+    exit_code = 6
+    meaning = "a host cannot be watched"
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        """`passing`: it may be otherwise in a while."""
+        super().__init__(text)
+        self.passing = passing
+
+
 class Interrupted(LoadgenError):
     exit_code = 130
     meaning = "interrupted; what was measured is kept"
@@ -49,5 +60,5 @@ class Interrupted(LoadgenError):
 
 EXIT_CODES: dict[int, str] = {0: "success"} | {
     error.exit_code: error.meaning
-    for error in (LoadgenError, UsageError, TargetError, RunDirError, RunAborted, Interrupted)
+    for error in (LoadgenError, UsageError, TargetError, RunDirError, RunAborted, AgentError, Interrupted)
 }

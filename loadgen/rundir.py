@@ -66,6 +66,11 @@ def create(runs_dir: Path, scenario: str, label: str | None) -> Path:
     return run.resolve()
 
 
+def file_name(text: str) -> str:
+    """A name that any text makes: of a file, not of a path."""
+    return re.sub(r"[^A-Za-z0-9._-]+|^\.+", "-", text)
+
+
 def _unused(runs_dir: Path, name: str) -> Path:
     for number in range(1, 1000):
         run = runs_dir / (name if number == 1 else f"{name}-{number}")

@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from remote_agents.agent.kernel_clock import boot_id
+
 _TYPES = {
     "int64": pa.int64(),
     "int32": pa.int32(),
@@ -27,14 +29,6 @@ _TYPES = {
 
 _UNREADABLE = (pa.ArrowException, OSError, MemoryError)
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-
-
-def boot_id() -> str:
-    """The kernel's id of this boot: two monotonic clocks are comparable only when it is equal."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def clock_identity() -> dict[str, str]:

@@ -1,103 +1,201 @@
-"""The agent: CONFIG on stdin, then frames on stdout until stdin closes, SIGTERM comes or the lifetime ends.
+"""The agent: START on stdin, then frames on stdout until its link or lease, its lifetime or a signal ends it.
 
-    main thread   signals, watchdog, lifetime          reader   stdin: pings are answered here
-    writer        stdout                               samplers NVML or simulator, host, server metrics: one thread each
+    main thread   signals, links, watchdog, lifetime   link      two threads for each link to the collector (link.py)
+    samplers      NVML or simulator, /proc, server metrics, dcgm-exporter: one thread each
 
+Attached, it ends when its stdin does. With a lease it outlives a link that breaks, and is handed the next (lease.py).
 Every thread but main is a daemon: one that hangs in a driver call cannot keep the agent alive. Speaks CLOCK_MONOTONIC.
 """
 
+import contextlib
+import ctypes
 import os
+import resource
+import secrets
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
+from remote_agents.agent import lease
 from remote_agents.agent.host import HostSampler
+from remote_agents.agent.kernel_clock import boot_id, kernel_clock, suspended_ns
+from remote_agents.agent.link import SILENT, STOPPED, Link
 from remote_agents.agent.outbox import Outbox
 from remote_agents.agent.pace import SLOW_NS, Meter, Pace
-from remote_agents.agent.protocol import BYE, CONFIG, HELLO, PING, Frame, ProtocolError, frames
+from remote_agents.agent.process import ProcessSampler
+from remote_agents.agent.protocol import BYE, HELLO, read_start
 from remote_agents.agent.sample import SCHEMA, TABLES
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ATTACHED_SILENT_NS = 30_000_000_000
+LEASED_SILENT_NS = 10_000_000_000
+_TURN_S = 0.2
 
 
 def main() -> None:
-    received = frames(0)
-    first = next(received, None)
-    if first is None:
+    start = read_start(0)
+    if start is None:
         return
-    if first[1].kind != CONFIG:
-        raise ProtocolError(f"the first frame is of kind {first[1].kind}, not CONFIG")
-    config = first[1].body
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # here and in every thread: main waits for them
-    frames_out = os.dup(1)
-    os.dup2(2, 1)  # what a library prints must not get between the frames
-    os.nice(5)
-    outbox = Outbox(frames_out, socket.gethostname(), _request_stop)
-    meter = Meter()
-    writer = _start(outbox.run)
-    _start(_listen, received, outbox)
-    announce = _announcer(outbox)
-    gpus: Any = None
-    gpu_thread: Optional[threading.Thread] = None
-    if config["telemetry_url"]:
-        from remote_agents.agent.simulated import poll
-
-        announce(nvml={"state": "not used: the target is simulated"})
-        _start(poll, config["telemetry_url"], outbox, meter, announce)
-    else:
-        from remote_agents.agent.gpu import GpuSampler  # loads pynvml: not when simulated
-
-        announce(nvml={"state": "starting"})
-        gpus = GpuSampler(config["gpus"], outbox, meter)
-        gpu_thread = _start(gpus.run, announce)
-    _start(_sample_host, outbox, meter)
-    if config["metrics_url"]:
-        from remote_agents.agent.server_metrics import scrape
-
-        _start(scrape, config["metrics_url"], config["metrics_token"], outbox)
-
-    _watch(outbox, gpus, config["max_lifetime_s"])
-
-    if gpu_thread is not None:
-        gpus.stopping = True
-        gpu_thread.join(0.4)
-    outbox.put(BYE, {})
-    writer.join(0.3)
-    os._exit(0)  # no finalisers: a thread may hang in the driver
-
-
-def _watch(outbox: Outbox, gpus: Any, max_lifetime_s: Optional[float]) -> None:
-    """Wait for a signal or the end of the lifetime; meanwhile report an NVML call that does not return."""
-    start_ns = time.monotonic_ns()
-    hung = False
-    while signal.sigtimedwait(STOP_SIGNALS, 0.2) is None:
-        now_ns = time.monotonic_ns()
-        if max_lifetime_s is not None and now_ns - start_ns > max_lifetime_s * 1e9:
-            outbox.event("agent_lifetime", f"the agent ends: its lifetime of {max_lifetime_s:g} s is over")
+    listening = None
+    if start["lease_s"]:
+        listening = lease.hand_over(start["token"], start["received"])
+        if listening is None:
             return
-        if gpus is not None and hung != gpus.hangs(now_ns):
-            hung = not hung
-            if hung:
-                outbox.event("nvml_hang", f"NVML has not returned for more than {gpus.limit_ns // 1_000_000_000} s")
-            else:
-                outbox.event("nvml_back", "NVML has returned")
-
-
-def _listen(received: Iterator[Tuple[int, Frame]], outbox: Outbox) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # here and in every thread: main waits for them
+    agent = Agent(start, listening)
     try:
-        for t1_ns, frame in received:
-            if frame.kind == PING:
-                outbox.pong(frame.body["id"], t1_ns)
-            elif frame.kind == BYE:
-                return
-    except (OSError, ProtocolError) as error:
-        sys.stderr.write(f"the agent ends: {error}\n")
+        agent.run()
     finally:
-        _request_stop()
+        agent.end()
+        if start.get("archive"):
+            with contextlib.suppress(OSError):
+                Path(start["archive"]).unlink()
+        os._exit(0)  # no finalisers: a thread may hang in the driver
+
+
+class Agent:
+    """What samples, and the links that it is sent over."""
+
+    def __init__(self, start: Dict[str, Any], listening: Optional[socket.socket]) -> None:
+        self._start = start
+        self._listening = listening
+        self._id = secrets.token_hex(8)
+        self._outbox = Outbox(start["name"] or socket.gethostname())
+        self._meter = Meter()
+        self._link: Optional[Link] = None
+        self._holder: Optional[socket.socket] = None
+        self._gpus: Any = None
+        self._gpu_thread: Optional[threading.Thread] = None
+        self._hung = False
+
+    def run(self) -> None:
+        """Sample until a signal, the end of the link or of the lease, or of the lifetime."""
+        _be_modest()
+        threading.excepthook = self._say_error
+        if self._listening is None:
+            self._attach_standard_streams()
+        self._sample()
+        _give_memory_back()
+        lifetime_s = self._start["max_lifetime_s"]
+        end_ns = None if lifetime_s is None else time.monotonic_ns() + int(lifetime_s * 1e9)
+        while signal.sigtimedwait(STOP_SIGNALS, 0 if self._listening else _TURN_S) is None:
+            if self._listening and select.select([self._listening], [], [], _TURN_S)[0]:
+                self._take_over(self._listening)
+            now_ns = time.monotonic_ns()
+            self._watch_nvml(now_ns)
+            if end_ns is not None and now_ns > end_ns:
+                self._outbox.event("agent_lifetime", f"the agent ends: its lifetime of {lifetime_s:g} s is over")
+                return
+            if self._is_left(now_ns):
+                return
+
+    def end(self) -> None:
+        """Shut NVML down, send what waits, let go of the link; takes a second at most."""
+        if self._gpu_thread is not None:
+            self._gpus.stopping = True
+            self._gpu_thread.join(0.4)
+        self._outbox.put(BYE, {})
+        if self._link is not None:
+            self._link.flush(self._outbox.last, 0.3)
+
+    def _is_left(self, now_ns: int) -> bool:
+        """Whether the collector has gone for good. A link that is no more is let go of."""
+        link = self._link
+        if link is None or link.end is None:
+            return False
+        if self._listening is None or link.end == STOPPED:
+            return True
+        if self._holder is not None:
+            if link.end == SILENT:
+                self._outbox.event("link_silent", "nothing was heard of the collector: the link is given up")
+            link.close()
+            self._holder.close()
+            self._holder = None
+        return bool(now_ns - link.heard_ns > self._start["lease_s"] * 1e9)
+
+    def _attach_standard_streams(self) -> None:
+        frames_out = os.dup(1)
+        os.dup2(2, 1)  # what a library prints must not get between the frames
+        self._link = Link(self._outbox, 0, frames_out, 0, ATTACHED_SILENT_NS)
+        self._link.open(self._id)
+
+    def _take_over(self, listening: socket.socket) -> None:
+        handed = lease.accept(listening, self._start["token"])
+        if handed is None:
+            return
+        if self._link is not None and self._holder is not None:
+            self._link.close()
+            self._holder.close()
+        self._holder = handed.holder
+        self._link = Link(self._outbox, handed.reads, handed.writes, handed.received, LEASED_SILENT_NS)
+        self._link.open(self._id)
+
+    def _sample(self) -> None:
+        start, outbox = self._start, self._outbox
+        announce = _announcer(outbox)
+        if start["telemetry_url"]:
+            from remote_agents.agent.simulated import poll
+
+            announce(nvml={"state": "not used: the target is simulated"})
+            _start(poll, start["telemetry_url"], outbox, self._meter, announce)
+        else:
+            from remote_agents.agent.gpu import GpuSampler  # loads pynvml: not when simulated
+
+            announce(nvml={"state": "starting"})
+            self._gpus = GpuSampler(start["gpus"], outbox, self._meter)
+            self._gpu_thread = _start(self._gpus.run, announce)
+        _start(self._sample_host)
+        if start["metrics_url"]:
+            from remote_agents.agent.server_metrics import scrape
+
+            _start(scrape, start["metrics_url"], start["metrics_token"], start["metrics_map"] or [], outbox)
+        if start["dcgm_url"]:
+            from remote_agents.agent.dcgm import scrape as scrape_dcgm
+
+            _start(scrape_dcgm, start["dcgm_url"], outbox)
+
+    def _sample_host(self) -> None:
+        host = HostSampler()
+        processes = ProcessSampler(
+            self._start["server_port"], lambda: self._gpus.pids if self._gpus else frozenset(), self._outbox
+        )
+        pace = Pace(SLOW_NS)
+        while True:
+            pace.wait()
+            self._outbox.sample("host", [host.row()])
+            self._outbox.sample("process", processes.rows())
+            self._outbox.sample(
+                "agent", [self._meter.row(self._outbox.spool_b, self._outbox.dropped, *kernel_clock(), suspended_ns())]
+            )
+
+    def _watch_nvml(self, now_ns: int) -> None:
+        """Report an NVML call that does not return."""
+        if self._gpus is None or self._hung == self._gpus.hangs(now_ns):
+            return
+        self._hung = not self._hung
+        if self._hung:
+            seconds = self._gpus.limit_ns // 1_000_000_000
+            self._outbox.event("nvml_hang", f"NVML has not returned from {self._gpus.doing} for more than {seconds} s")
+        else:
+            self._outbox.event("nvml_back", "NVML has returned")
+
+    def _say_error(self, error: Any) -> None:
+        text = f"{error.exc_type.__name__}: {error.exc_value}"
+        self._outbox.event("agent_error", f"a part of the agent has ended: {text}")
+        threading.__excepthook__(error)
+
+
+def _be_modest() -> None:
+    """The server comes first: less CPU for us, and our memory before its."""
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _announcer(outbox: Outbox) -> Callable[..., None]:
@@ -106,7 +204,8 @@ def _announcer(outbox: Outbox) -> Callable[..., None]:
         "schema": SCHEMA,
         "tables": {name: [column.name for column in columns] for name, columns in TABLES.items()},
         "agent_host": outbox.host,
-        "boot_id": _boot_id(),
+        "hostname": socket.gethostname(),
+        "boot_id": boot_id(),
         "pid": os.getpid(),
         "python": sys.version.split()[0],
         "cpus": os.cpu_count(),
@@ -124,30 +223,16 @@ def _announcer(outbox: Outbox) -> Callable[..., None]:
     return announce
 
 
-def _sample_host(outbox: Outbox, meter: Meter) -> None:
-    sampler = HostSampler()
-    pace = Pace(SLOW_NS)
-    while True:
-        pace.wait()
-        outbox.sample("host", [sampler.row()])
-        outbox.sample("agent", [meter.row(outbox.dropped)])
+def _give_memory_back() -> None:
+    """Compiling our modules and pynvml took 12 MB that glibc would keep."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _start(body: Callable[..., None], *arguments: Any) -> threading.Thread:
     thread = threading.Thread(target=body, args=arguments, daemon=True)
     thread.start()
     return thread
-
-
-def _request_stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":

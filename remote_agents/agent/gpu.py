@@ -1,226 +1,75 @@
-"""GPU rows through NVML, ten times and once a second, in a thread of its own that may hang without harm to the rest.
+"""The thread that reads GPUs through NVML, and may hang in the driver without harm to the rest.
 
-A column that a GPU does not have is None, marked absent once with the reason, and tried again every minute. Where a
-value can be read in several ways, the way that worked first stays for the run: two ways may be two quantities. A lost
-GPU is left alone, and found again by UUID. CLOCK_MONOTONIC ns of this host.
+    gpu.py           when, and what is said of it: this file
+    gpu_device.py    one GPU's rows                 gpu_facts.py   what it is          gpu_rate.py    how often
+    gpu_source.py    what works, what is lacking    gpu_readings.py, gpu_errors.py     tables of calls and errors
+    gpu_gpm.py, gpu_samples.py, gpu_events.py       GPM, the driver's buffers, XIDs (in a thread of their own)
+
+Fast rows ten times a second, all others once. CLOCK_MONOTONIC ns of this host.
 """
 
+import contextlib
+import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import pynvml
 
+from remote_agents.agent.gpu_device import Gpu, Rows
+from remote_agents.agent.gpu_errors import NVML_ERRORS, UNREADABLE, fact
+from remote_agents.agent.gpu_events import EventWatch
+from remote_agents.agent.gpu_rate import Rate
 from remote_agents.agent.outbox import Outbox
-from remote_agents.agent.pace import FAST_NS, SLOW_EVERY, Meter, Pace
+from remote_agents.agent.pace import FAST_NS, SLOW_NS, Meter, Pace
+from remote_agents.agent.sample import TABLES
 
-RETRY_ABSENT_NS = 60_000_000_000
-RETRY_LOST_NS = 5_000_000_000
-CALIBRATION_CALLS = 10
 HANG_NS = 2_000_000_000
-NOT_AVAILABLE = 1 << 63  # NVML has all bits set where it has no value, and a column is a signed integer
 INIT_HANG_NS = 10_000_000_000  # without persistence mode the driver itself is started
+GPM_MARGIN_NS = 5_000_000  # two ticks of GPM must not be closer than 100 ms, even if the first one comes late
+STOP_CHECK_S = 0.1
+EVENTS_END_S = 0.3
 
-# NVMLLibraryMismatchError is no NVMLError.
-NVML_ERRORS = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
-_NEVER = (  # this GPU, driver or user will not have it
-    pynvml.NVMLError_NotSupported,
-    pynvml.NVMLError_NoPermission,
-    pynvml.NVMLError_FunctionNotFound,
-    pynvml.NVMLError_ArgumentVersionMismatch,
-    pynvml.NVMLLibraryMismatchError,
+Table = Tuple[str, Callable[[Gpu], Rows]]
+FAST: Table = ("gpu_fast", Gpu.fast)
+SLOW: Tuple[Table, ...] = (
+    ("gpu_slow", Gpu.slow),
+    ("gpu_util", Gpu.utilisation),
+    ("gpu_process", Gpu.processes),
 )
-_LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
-_VALUE = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by NVML_VALUE_TYPE_*
+_PID = [column.name for column in TABLES["gpu_process"]].index("pid")
 
 
-class Way(NamedTuple):
-    """One way to read some columns; a value may be an NVMLError, which makes that column absent."""
-
-    name: str
-    read: Callable[[Any], Sequence[Any]]
-
-
-class Reading(NamedTuple):
-    columns: Tuple[str, ...]
-    ways: Tuple[Way, ...]
-
-
-def _memory_v2(handle: Any) -> Sequence[Any]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
-    return memory.total, memory.used, memory.reserved, 2
-
-
-def _memory_v1(handle: Any) -> Sequence[Any]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return memory.total, memory.used, None, 1
-
-
-def _fields(handle: Any, ids: Sequence[int]) -> Sequence[Any]:
-    return [
-        pynvml.NVMLError(field.nvmlReturn) if field.nvmlReturn else getattr(field.value, _VALUE[field.valueType])
-        for field in pynvml.nvmlDeviceGetFieldValues(handle, ids)
-    ]
-
-
-def _one(name: str, *arguments: Any) -> Way:
-    """A pynvml function with one result, looked up when called: an old pynvml may lack it."""
-    return Way(name, lambda handle: (getattr(pynvml, name)(handle, *arguments),))
-
-
-FAST = (
-    Reading(
-        ("util_pct",),
-        (Way("nvmlDeviceGetUtilizationRates", lambda handle: (pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,)),),
-    ),
-    Reading(
-        ("mem_total_b", "mem_used_b", "mem_reserved_b", "mem_version"),
-        (Way("nvmlDeviceGetMemoryInfo_v2", _memory_v2), Way("nvmlDeviceGetMemoryInfo", _memory_v1)),
-    ),
-    Reading(("power_mw",), (Way("field 186", lambda handle: _fields(handle, [186])), _one("nvmlDeviceGetPowerUsage"))),
-    Reading(("energy_mj",), (_one("nvmlDeviceGetTotalEnergyConsumption"),)),
-)
-SLOW = (
-    Reading(("power_limit_mw",), (_one("nvmlDeviceGetEnforcedPowerLimit"),)),
-    Reading(("sm_mhz",), (_one("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),)),
-    Reading(("mem_mhz",), (_one("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),)),
-    Reading(
-        ("temp_c",),
-        (
-            _one("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU),
-            _one("nvmlDeviceGetTemperatureV", pynvml.NVML_TEMPERATURE_GPU),
-        ),
-    ),
-    Reading(
-        ("clk_event_mask",),
-        (_one("nvmlDeviceGetCurrentClocksEventReasons"), _one("nvmlDeviceGetCurrentClocksThrottleReasons")),
-    ),
-    Reading(
-        ("thr_sw_power_ns", "thr_sw_therm_ns", "thr_hw_therm_ns", "thr_hw_brake_ns"),
-        (Way("fields 74, 269, 270, 271", lambda handle: _fields(handle, [74, 269, 270, 271])),),
-    ),
-)
-
-
-class Gpu:
-    """One GPU: its handle, the ways that work for it, what it lacks and whether it is lost."""
-
-    def __init__(self, handle: Any, outbox: Outbox) -> None:
-        self.uuid = str(pynvml.nvmlDeviceGetUUID(handle))
-        self.index = int(pynvml.nvmlDeviceGetIndex(handle))
-        self.absent: Dict[str, str] = {}
-        self._handle = handle
-        self._outbox = outbox
-        self._ways: Dict[Reading, Way] = {}
-        self._retry_ns: Dict[Reading, int] = {}
-        self._lost_until_ns: Optional[int] = None
-        self._passing: Dict[str, str] = {}
-
-    def row(self, readings: Sequence[Reading]) -> Optional[List[Any]]:
-        """A row in column order, or None while the GPU is lost."""
-        t0_ns = time.monotonic_ns()
-        if self._lost_until_ns is not None and not self._found_again(t0_ns):
-            return None
-        values: List[Any] = []
-        try:
-            for reading in readings:
-                values += self._read(reading, t0_ns)
-        except _LOST as error:
-            if self._lost_until_ns is None:
-                kind = "gpu_lost" if isinstance(error, pynvml.NVMLError_GpuIsLost) else "gpu_reset_required"
-                self._event(kind, f"GPU {self.index} is left out: {error}")
-            self._lost_until_ns = t0_ns + RETRY_LOST_NS
-            return None
-        if self._lost_until_ns is not None:
-            self._lost_until_ns = None
-            self._event("gpu_back", f"GPU {self.index} answers again")
-        return [t0_ns, time.monotonic_ns(), self.uuid, self.index, *values]
-
-    def facts(self) -> Dict[str, Any]:
-        """What HELLO says of it."""
-        used = [way.name for reading, way in self._ways.items() if way is not reading.ways[0]]
-        return {
-            "index": self.index,
-            "uuid": self.uuid,
-            "name": _fact(pynvml.nvmlDeviceGetName, self._handle),
-            "mem_total_b": getattr(_fact(pynvml.nvmlDeviceGetMemoryInfo, self._handle), "total", None),
-            "mem_bus_bits": _fact(pynvml.nvmlDeviceGetMemoryBusWidth, self._handle),
-            "mem_max_mhz": _fact(pynvml.nvmlDeviceGetMaxClockInfo, self._handle, pynvml.NVML_CLOCK_MEM),
-            "persistence_mode": _fact(pynvml.nvmlDeviceGetPersistenceMode, self._handle),
-            "fallbacks": used,
-            "absent": dict(self.absent),
-        }
-
-    def call_us(self) -> Dict[str, Dict[str, int]]:
-        """How long each way in use takes: the median and the worst of a few calls."""
-        costs = {}
-        for way in self._ways.values():
-            times = []
-            for _ in range(CALIBRATION_CALLS):
-                start_ns = time.monotonic_ns()
-                _fact(way.read, self._handle)
-                times.append((time.monotonic_ns() - start_ns) // 1000)
-            costs[way.name] = {"p50": sorted(times)[len(times) // 2], "max": max(times)}
-        return costs
-
-    def _read(self, reading: Reading, now_ns: int) -> List[Any]:
-        missing: List[Any] = [None] * len(reading.columns)
-        if now_ns < self._retry_ns.get(reading, 0):
-            return missing
-        used = self._ways.get(reading)
-        reason = ""
-        for way in (used,) if used else reading.ways:
-            try:
-                values = list(way.read(self._handle))
-                if len(values) == 1 and isinstance(values[0], pynvml.NVMLError):
-                    raise values[0]
-            except _LOST:
-                raise
-            except _NEVER as error:
-                reason = reason or f"{way.name}: {error}"
-                continue
-            except pynvml.NVMLError as error:
-                self._mark(self._passing, "nvml_error", reading.columns[0], f"{way.name}: {error}")
-                return missing
-            self._ways[reading] = way
-            for number, value in enumerate(values):
-                if isinstance(value, pynvml.NVMLError) or (value is not None and value >= NOT_AVAILABLE):
-                    self._mark(self.absent, "gpu_absent", reading.columns[number], f"{way.name}: {value}")
-                    values[number] = None
-            return values
-        self._retry_ns[reading] = now_ns + RETRY_ABSENT_NS
-        for column in reading.columns:
-            self._mark(self.absent, "gpu_absent", column, reason)
-        return missing
-
-    def _found_again(self, now_ns: int) -> bool:
-        if self._lost_until_ns is None or now_ns < self._lost_until_ns:
-            return False
-        try:
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(self.uuid.encode())
-        except NVML_ERRORS:
-            self._lost_until_ns = now_ns + RETRY_LOST_NS
-            return False
-        return True
-
-    def _mark(self, marks: Dict[str, str], kind: str, column: str, reason: str) -> None:
-        if column not in marks:
-            marks[column] = reason
-            self._event(kind, f"GPU {self.index} has no {column}: {reason}", column=column)
-
-    def _event(self, kind: str, text: str, **facts: Any) -> None:
-        self._outbox.event(kind, text, gpu_uuid=self.uuid, gpu_index=self.index, **facts)
+class _Stopped(Exception):
+    """The agent ends."""
 
 
 class GpuSampler:
-    """The NVML thread's body and what the watchdog needs to know of it."""
+    """The NVML thread's body and what other threads need to know of it."""
 
-    def __init__(self, wanted: Optional[Sequence[Any]], outbox: Outbox, meter: Meter) -> None:
+    def __init__(
+        self,
+        wanted: Optional[Sequence[Any]],
+        outbox: Outbox,
+        meter: Meter,
+        clock: Callable[[], int] = time.monotonic_ns,
+        time_of_day: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.stopping = False
         self.limit_ns = INIT_HANG_NS
+        self.doing = ""  # which GPU's turn it is
+        self.pids: FrozenSet[int] = frozenset()  # of processes that use the GPUs watched
         self._in_call_since_ns: Optional[int] = None
         self._wanted = wanted
         self._outbox = outbox
         self._meter = meter
+        self._clock = clock
+        self._time_of_day = time_of_day
+        self._sleep = sleep
+        self._nvml: Dict[str, Any] = {}
+        self._whole: List[Gpu] = []
+        self._gpus: List[Gpu] = []  # the watched ones: whole GPUs and MIG devices
+        self._event_thread: Optional[threading.Thread] = None
 
     def hangs(self, now_ns: int) -> bool:
         """Whether the call under way has taken longer than it may; asked by another thread."""
@@ -229,7 +78,7 @@ class GpuSampler:
 
     def run(self, announce: Callable[..., None]) -> None:
         """Open NVML, `announce(nvml=…, gpus=…)` what is there, sample until `stopping`, shut NVML down."""
-        self._in_call_since_ns = time.monotonic_ns()
+        self._enter("nvmlInit")
         try:
             pynvml.nvmlInit()
         except NVML_ERRORS as error:
@@ -239,58 +88,154 @@ class GpuSampler:
             announce(nvml={"state": "absent", "reason": str(error)}, warnings=warnings)
             return
         try:
-            gpus, warnings = self._find()
-            for gpu in gpus:
-                gpu.row(FAST)
-                gpu.row(SLOW)
-            nvml = {
-                "state": "ok",
-                "driver": _fact(pynvml.nvmlSystemGetDriverVersion),
-                "version": _fact(pynvml.nvmlSystemGetNVMLVersion),
-                "call_us": gpus[0].call_us() if gpus else {},
-            }
-            announce(nvml=nvml, gpus=[gpu.facts() for gpu in gpus], warnings=warnings)
-            self._in_call_since_ns = None
-            self.limit_ns = HANG_NS
-            self._sample(gpus)
-        except Exception as error:  # said, then raised again
-            self._in_call_since_ns = None  # it has returned: this is no hang
-            text = f"GPUs are watched no more: {type(error).__name__}: {error}"
-            self._outbox.event("gpu_thread_lost", text)
-            raise
+            self._open(announce)
+            self._watch_events()
+            self._sample(announce)
+        except _Stopped:
+            pass
+        except NVML_ERRORS as error:
+            self._outbox.event("gpu_thread_lost", f"GPUs are watched no more: {error}")
+            if not self._nvml:
+                announce(nvml={"state": "absent", "reason": str(error)})
         finally:
+            self._in_call_since_ns = None  # whatever ended it: this is no hang
+            self.pids = frozenset()
+            self._close()
+
+    def _open(self, announce: Callable[..., None]) -> None:
+        """Find the GPUs, settle by one reading which ways are used, and announce."""
+        warnings = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            self._enter(f"GPU {index}")
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                self._whole.append(Gpu(handle, self._outbox, self._clock, self._time_of_day))
+            except UNREADABLE as error:
+                warnings.append(f"GPU {index} cannot be opened: {error}")
+        warnings += self._choose()
+        self._warn(warnings)
+        self.limit_ns = HANG_NS
+        self._nvml = {
+            "state": "ok",
+            "driver": fact("nvmlSystemGetDriverVersion"),
+            "version": fact("nvmlSystemGetNVMLVersion"),
+            "call_us": self._gpus[0].call_us() if self._gpus else {},
+        }
+        announce(nvml=self._nvml, gpus=[gpu.facts() for gpu in self._gpus], warnings=warnings)
+        self._in_call_since_ns = None
+
+    def _choose(self) -> List[str]:
+        """Fill the list of watched devices, and read new ones once; a warning for each wanted one that is not there."""
+        warnings: List[str] = []
+        there: List[Gpu] = []
+        for gpu in self._whole:
+            there.append(gpu)
+            try:
+                there += gpu.mig_devices()
+            except UNREADABLE as error:
+                warnings.append(f"the MIG devices of {gpu.name} cannot be opened: {error}")
+        before = self._gpus
+        self._gpus = [gpu for gpu in there if self._wanted is None or any(_is(gpu, name) for name in self._wanted)]
+        for name in self._wanted or []:
+            if not any(_is(gpu, name) for gpu in there):
+                names = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in there) or "none"
+                warnings.append(f"there is no GPU {name} on {self._outbox.host}: it has {names}")
+        for gpu in self._gpus:
+            if gpu not in before:
+                self._enter(gpu.name)
+                for _, read in (FAST, *SLOW):
+                    read(gpu)
+        return warnings
+
+    def _watch_events(self) -> None:
+        whole = [gpu for gpu in self._whole if any(gpu in (watched, watched.whole) for watched in self._gpus)]
+        if whole:
+            events = EventWatch(whole, self._outbox, lambda: self.stopping, self._clock)
+            self._event_thread = threading.Thread(target=events.run, daemon=True)
+            self._event_thread.start()
+
+    def _sample(self, announce: Callable[..., None]) -> None:
+        rate = Rate(FAST_NS + (GPM_MARGIN_NS if any(gpu.has_gpm for gpu in self._gpus) else 0))
+        pace = self._paced(rate.period_ns)
+        skipped = number = 0
+        while self._gpus and not self.stopping:
+            late_ns = pace.wait()
+            is_slow = number % max(1, round(SLOW_NS / rate.period_ns)) == 0
+            fast_ns, nvml_ns = self._tick((FAST, *SLOW) if is_slow else (FAST,))
+            self._meter.tick(late_ns, skipped + pace.skipped, nvml_ns)
+            if is_slow:
+                self._follow_mig(announce)
+            number += 1
+            if rate.add(fast_ns, self._clock()):
+                skipped += pace.skipped
+                pace = self._paced(rate.period_ns)
+                period_ms = rate.period_ns // 1_000_000
+                text = (
+                    f"GPUs are read every {period_ms} ms from now on: NVML took {fast_ns / 1e6:.1f} ms of the last turn"
+                )
+                self._outbox.event("gpu_rate", text, period_ms=period_ms)
+
+    def _paced(self, period_ns: int) -> Pace:
+        """Deadlines from now on; the first is a period ahead."""
+        self._meter.period_ns = period_ns
+        pace = Pace(period_ns, self._clock, self._sleep_unless_stopped)
+        pace.wait()
+        return pace
+
+    def _sleep_unless_stopped(self, seconds: float) -> None:
+        if self.stopping:
+            raise _Stopped
+        self._sleep(min(seconds, STOP_CHECK_S))  # not a lock's timeout: before Python 3.11 it follows the time of day
+
+    def _tick(self, tables: Sequence[Table]) -> Tuple[int, int]:
+        """Read and send; how long NVML took for the fast rows, and for all."""
+        start_ns = self._clock()
+        ends_ns = []
+        found = []
+        for name, read in tables:
+            found.append((name, self._rows(read)))
+            ends_ns.append(self._clock())
+        for name, rows in found:
+            self._outbox.sample(name, rows)
+            if name == "gpu_process":
+                self.pids = frozenset(row[_PID] for row in rows)
+        return ends_ns[0] - start_ns, ends_ns[-1] - start_ns
+
+    def _rows(self, read: Callable[[Gpu], Rows]) -> Rows:
+        rows: Rows = []
+        for gpu in self._gpus:
+            self._enter(gpu.name)
+            rows += read(gpu)
+        self._in_call_since_ns = None
+        return rows
+
+    def _follow_mig(self, announce: Callable[..., None]) -> None:
+        """When MIG is switched, its devices come or go."""
+        self._enter("MIG modes")
+        if [gpu for gpu in self._whole if gpu.mig_switched()]:  # all are asked
+            for gpu in self._gpus:
+                if gpu.whole is not None:
+                    gpu.close()
+            warnings = self._choose()
+            self._warn(warnings)
+            announce(nvml=self._nvml, gpus=[gpu.facts() for gpu in self._gpus], warnings=warnings)
+        self._in_call_since_ns = None
+
+    def _close(self) -> None:
+        """In this order, and not at all while a thread of ours is in the driver: it must not find NVML shut."""
+        self.stopping = True  # for the thread of the events, whatever has ended this one
+        if self._event_thread is not None:
+            self._event_thread.join(EVENTS_END_S)
+            if self._event_thread.is_alive():
+                return
+        for gpu in {*self._whole, *self._gpus}:
+            gpu.close()
+        with contextlib.suppress(*NVML_ERRORS):
             pynvml.nvmlShutdown()
 
-    def _sample(self, gpus: List[Gpu]) -> None:
-        pace = Pace(FAST_NS)
-        number = 0
-        while gpus and not self.stopping:
-            late_ns = pace.wait()
-            start_ns = self._in_call_since_ns = time.monotonic_ns()
-            for table, readings in (("gpu_fast", FAST), ("gpu_slow", SLOW))[: 2 if number % SLOW_EVERY == 0 else 1]:
-                rows = [gpu.row(readings) for gpu in gpus]
-                self._outbox.sample(table, [row for row in rows if row is not None])
-            self._in_call_since_ns = None
-            self._meter.tick(late_ns, pace.skipped, time.monotonic_ns() - start_ns)
-            number += 1
-
-    def _find(self) -> Tuple[List[Gpu], List[str]]:
-        """The wanted GPUs, and a warning for each that is not there."""
-        gpus, warnings = [], []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            try:
-                gpus.append(Gpu(pynvml.nvmlDeviceGetHandleByIndex(index), self._outbox))
-            except NVML_ERRORS as error:
-                warnings.append(f"GPU {index} cannot be opened: {error}")
-        chosen = gpus
-        if self._wanted is not None:
-            chosen = [gpu for gpu in gpus if any(_is(gpu, name) for name in self._wanted)]
-            there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus) or "none"
-            for name in self._wanted:
-                if not any(_is(gpu, name) for gpu in gpus):
-                    warnings.append(f"there is no GPU {name} on {self._outbox.host}: it has {there}")
-        self._warn(warnings)
-        return chosen, warnings
+    def _enter(self, what: str) -> None:
+        self.doing = what
+        self._in_call_since_ns = self._clock()
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -298,12 +243,5 @@ class GpuSampler:
 
 
 def _is(gpu: Gpu, name: Any) -> bool:
-    """Whether a GPU is meant by an index (a number or digits) or a UUID."""
-    return str(name) in (str(gpu.index), gpu.uuid)
-
-
-def _fact(function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except (*NVML_ERRORS, UnicodeDecodeError):
-        return None
+    """Whether a GPU is meant by an index (a number or digits) or a UUID; MIG devices are meant with their GPU."""
+    return str(name) in (str(gpu.index), gpu.uuid, gpu.whole.uuid if gpu.whole else gpu.uuid)

@@ -1,40 +1,48 @@
-"""What the agent sends: data wait in a bounded queue for the writer thread, a pong goes past them.
+"""What the agent has to say: frames are numbered, and kept until the collector has them on its disk.
 
-No sampler ever blocks here: when the collector stops reading, the oldest frames are dropped and counted. The stamps
-are CLOCK_MONOTONIC of this host.
+No sampler ever blocks here: when the collector does not take what waits, the oldest frames are thrown away, counted,
+and said to be lost. Times are CLOCK_MONOTONIC ns of this host.
 """
 
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, List, Optional, Tuple
+from typing import Any, Deque, List, NamedTuple, Optional
 
-from remote_agents.agent.protocol import BYE, EVENT, MAGIC, PONG, SAMPLE, encode, write_all
+from remote_agents.agent.protocol import EVENT, LOST, SAMPLE, encode
 
-SPOOL_FRAMES = 10_000  # more than ten minutes of one agent
+SPOOL_B = 16 << 20  # of deflated frames: an hour and more of eight GPUs
+
+
+class Entry(NamedTuple):
+    number: int
+    frame: bytes
+    t_ns: int
 
 
 class Outbox:
-    """The way out of the agent; `run` is its writer thread's body."""
+    """The spool between samplers and links."""
 
-    def __init__(self, descriptor: int, host: str, on_broken: Callable[[], None]) -> None:
+    def __init__(self, host: str, limit_b: int = SPOOL_B) -> None:
         self.host = host
         self.dropped = 0
-        self._descriptor = descriptor
-        self._on_broken = on_broken
-        self._queue: Deque[Tuple[int, Any]] = deque()
+        self.spool_b = 0
+        self.last = 0  # number of the newest frame
+        self._limit_b = limit_b
+        self._spool: Deque[Entry] = deque()
+        self._lost_from_ns: Optional[int] = None  # of what was thrown away and not acknowledged since
+        self._lost_to_ns = 0
         self._changed = threading.Condition()
-        self._write_lock = threading.Lock()
-        self._seq = 0
-        write_all(descriptor, MAGIC)
 
     def put(self, kind: int, body: Any) -> None:
-        with self._changed:
-            if len(self._queue) >= SPOOL_FRAMES:
-                self._queue.popleft()
-                self.dropped += 1
-            self._queue.append((kind, body))
-            self._changed.notify()
+        with self._changed:  # encoded inside: numbers go in order
+            self.last += 1
+            entry = Entry(self.last, encode(kind, body, self.last), time.monotonic_ns())
+            self._spool.append(entry)
+            self.spool_b += len(entry.frame)
+            while self.spool_b > self._limit_b and len(self._spool) > 1:
+                self._throw_away(self._spool.popleft())
+            self._changed.notify_all()
 
     def sample(self, table: str, rows: List[List[Any]], host: Optional[str] = None) -> None:
         if rows:
@@ -43,24 +51,30 @@ class Outbox:
     def event(self, kind: str, text: str, **facts: Any) -> None:
         self.put(EVENT, dict(facts, t_mono_ns=time.monotonic_ns(), kind=kind, text=text))
 
-    def pong(self, ping_id: int, t1_ns: int) -> None:
-        with self._write_lock:
-            self._write(PONG, {"id": ping_id, "t1_ns": t1_ns, "t2_ns": time.monotonic_ns()})
+    def acknowledge(self, number: int) -> None:
+        """All up to `number` is on the collector's disk."""
+        with self._changed:
+            while self._spool and self._spool[0].number <= number:
+                self.spool_b -= len(self._spool.popleft().frame)
+            if self._lost_from_ns is not None and (not self._spool or self._spool[0].number <= number + 1):
+                self._lost_from_ns = None
 
-    def run(self) -> None:
-        kind = 0
-        try:
-            while kind != BYE:
-                with self._changed:
-                    while not self._queue:
-                        self._changed.wait()
-                    kind, body = self._queue.popleft()
-                with self._write_lock:
-                    self._write(kind, body)
-        except OSError:
-            self._on_broken()
+    def after(self, number: int, wait_s: float) -> Optional[Entry]:
+        """What to send after frame `number`; None when nothing comes within `wait_s`."""
+        with self._changed:
+            if self.last <= number:
+                self._changed.wait(wait_s)
+            if self.last <= number:
+                return None
+            first = self._spool[0].number
+            if first > number + 1:
+                lost = {"frames": first - 1 - number, "from_ns": self._lost_from_ns, "to_ns": self._lost_to_ns}
+                return Entry(first - 1, encode(LOST, lost, first - 1), self._lost_to_ns)
+            return self._spool[number + 1 - first]
 
-    def _write(self, kind: int, body: Any) -> None:
-        data = encode(kind, self._seq, body)
-        self._seq += 1
-        write_all(self._descriptor, data)
+    def _throw_away(self, entry: Entry) -> None:
+        self.spool_b -= len(entry.frame)
+        self.dropped += 1
+        self._lost_to_ns = entry.t_ns
+        if self._lost_from_ns is None:
+            self._lost_from_ns = entry.t_ns

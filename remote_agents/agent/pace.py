@@ -50,6 +50,7 @@ class Meter:
     """What the fast loop reports and the slow loop sends, once a second, as a row of table `agent`."""
 
     def __init__(self) -> None:
+        self.period_ns = FAST_NS  # set by the fast loop, when the driver is too slow for it
         self._ticks = 0
         self._skipped = 0
         self._late_us: List[int] = []
@@ -62,13 +63,15 @@ class Meter:
         if nvml_ns is not None:
             self._nvml_us.append(nvml_ns // 1000)
 
-    def row(self, dropped: int) -> List[Any]:
+    def row(self, *others: Any) -> List[Any]:
+        """`others` are the columns after period_ms."""
         t0_ns = time.monotonic_ns()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         late_us, self._late_us = self._late_us, []
         nvml_us, self._nvml_us = self._nvml_us, []
         cost = [int((usage.ru_utime + usage.ru_stime) * 1e6), _rss_b()]
-        return [t0_ns, time.monotonic_ns(), *cost, self._ticks, self._skipped, _p99(late_us), _p99(nvml_us), dropped]
+        ticks = [self._ticks, self._skipped, _p99(late_us), _p99(nvml_us), self.period_ns // 1_000_000]
+        return [t0_ns, time.monotonic_ns(), *cost, *ticks, *others]
 
 
 def _p99(values: List[int]) -> Optional[int]:

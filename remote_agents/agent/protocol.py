@@ -1,29 +1,37 @@
 """Frames between the collector and an agent, the same over a pipe and over an SSH channel.
 
     stream  =  anything (a login banner)  MAGIC  frame*
-    frame   =  length u32 | crc32 u32 | kind u8 | seq u32 | JSON of `length` bytes        (crc over kind, seq, JSON)
+    frame   =  length u32 | crc32 u32 | kind u8 | number u32 | JSON of `length` bytes      (crc over kind, number, JSON)
 
-Here: encoding, decoding and the kinds; no thread and no clock of its own, but `frames` stamps each read with the
-reader's CLOCK_MONOTONIC. A damaged or missing frame is an error, never skipped.
+What the agent has to say (NUMBERED) is counted from 1 and kept until the collector acknowledges it; over a new link it
+goes on where the last one ended. The rest belongs to the link, its number is 0. JSON of some size is deflated, then
+the kind has the bit DEFLATED. Here: encoding, decoding and the kinds; no thread and no clock. A damaged or missing
+frame is an error, never skipped.
 """
 
 import json
 import os
 import struct
-import time
 import zlib
-from typing import Any, Iterator, List, NamedTuple, Tuple
+from typing import Any, Iterator, NamedTuple
 
-MAGIC = b"\x00gpu-agent/1\n"
+MAGIC = b"\x00gpu-agent/2\n"
 
-CONFIG = 1  # to the agent, first: {gpus, metrics_url, metrics_token, telemetry_url, max_lifetime_s}
-HELLO = 2  # {host, schema, tables, boot_id, …}; a host's later HELLO replaces its earlier one
-SAMPLE = 3  # [table, host, rows], each row in the order of the table's columns
-EVENT = 4  # {t_mono_ns, kind, text, …}
-PING = 5  # to the agent: {id}
-PONG = 6  # {id, t1_ns, t2_ns}: received and answered, goes past all waiting data
-BYE = 7  # both ways: the last frame of an orderly end
+START = 1  # to the agent, first: what to sample, and {name, token, received, lease_s, max_lifetime_s}
+WELCOME = 2  # {agent}: which agent it is; the first frame of every link, nothing but START is sent to it before
+HELLO = 3  # {host, schema, tables, boot_id, …}; a host's later HELLO replaces its earlier one
+SAMPLE = 4  # [table, host, rows], each row in the order of the table's columns
+EVENT = 5  # {t_mono_ns, kind, text, …}
+LOST = 6  # {frames, from_ns, to_ns}: thrown away since the spool was full; its number is that of the last of them
+PING = 7  # to the agent: {id}
+PONG = 8  # {id, t1_ns, t2_ns}: received and answered, goes past all waiting data
+ACK = 9  # to the agent, every second: {received}: all up to this number is on the collector's disk
+STOP = 10  # to the agent: send what waits, and end
+BYE = 11  # the agent's last frame
+NUMBERED = frozenset((HELLO, SAMPLE, EVENT, LOST, BYE))
 
+DEFLATED = 0x80
+_WORTH_DEFLATING = 256
 _SIZES = struct.Struct(">II")
 _KEY = struct.Struct(">BI")
 _HEADER = _SIZES.size + _KEY.size
@@ -37,45 +45,60 @@ class ProtocolError(Exception):
 
 class Frame(NamedTuple):
     kind: int
+    number: int
     body: Any
 
 
-def encode(kind: int, seq: int, body: Any) -> bytes:
-    keyed = _KEY.pack(kind, seq & 0xFFFFFFFF) + json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return _SIZES.pack(len(keyed) - _KEY.size, zlib.crc32(keyed)) + keyed
+def encode(kind: int, body: Any, number: int = 0) -> bytes:
+    text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > _WORTH_DEFLATING:
+        kind, text = kind | DEFLATED, zlib.compress(text, 1)
+    keyed = _KEY.pack(kind, number) + text
+    return _SIZES.pack(len(text), zlib.crc32(keyed)) + keyed
 
 
 class Decoder:
-    """Bytes in, whole frames out; what comes before the magic is skipped."""
+    """Bytes in, whole frames out; what comes before the magic is skipped. `received` is the last number that came."""
 
-    def __init__(self) -> None:
+    def __init__(self, received: int = 0) -> None:
+        self.received = received
+        self.in_step = False
         self._noise = b""
         self._buffer = bytearray()
-        self._in_step = False
         self._skipped = 0
-        self._seq = 0
 
-    def feed(self, data: bytes) -> List[Frame]:
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Lazily: `received` may be set between two frames. Raises ProtocolError."""
         self._buffer += data
-        if not self._in_step and not self._skip_noise():
-            return []
-        frames = []
+        if not self.in_step and not self._skip_noise():
+            return
         while len(self._buffer) >= _HEADER:
             length, crc = _SIZES.unpack_from(self._buffer)
             if length > _MAX_FRAME:
-                raise ProtocolError(f"frame {self._seq} is damaged: it claims {length} bytes")
+                raise ProtocolError(f"the frame after number {self.received} is damaged: it claims {length} bytes")
             if len(self._buffer) < _HEADER + length:
-                break
+                return
             keyed = bytes(self._buffer[_SIZES.size : _HEADER + length])
-            kind, seq = _KEY.unpack_from(keyed)
             if zlib.crc32(keyed) != crc:
-                raise ProtocolError(f"frame {self._seq} is damaged: its checksum does not fit")
-            if seq != self._seq:
-                raise ProtocolError(f"frame {self._seq} is missing: frame {seq} came instead")
+                raise ProtocolError(f"the frame after number {self.received} is damaged: its checksum does not fit")
             del self._buffer[: _HEADER + length]
-            self._seq = (seq + 1) & 0xFFFFFFFF
-            frames.append(Frame(kind, json.loads(keyed[_KEY.size :].decode())))
-        return frames
+            yield self._frame(keyed)
+
+    def _frame(self, keyed: bytes) -> Frame:
+        kind, number = _KEY.unpack_from(keyed)
+        text = keyed[_KEY.size :]
+        if kind & DEFLATED:
+            kind, text = kind & ~DEFLATED, zlib.decompress(text)
+        body = json.loads(text.decode())
+        if kind in NUMBERED:
+            if number != self.received + (body["frames"] if kind == LOST else 1):
+                raise ProtocolError(f"frame {self.received + 1} is missing: frame {number} came instead")
+            self.received = number
+        return Frame(kind, number, body)
+
+    def noise(self) -> str:
+        """The beginning of what came before the magic, or instead of it."""
+        return (self._noise + bytes(self._buffer if not self.in_step else b""))[:400].decode(errors="replace").strip()
 
     def _skip_noise(self) -> bool:
         start = self._buffer.find(MAGIC)
@@ -84,24 +107,19 @@ class Decoder:
         self._skipped += end
         if self._skipped > _MAX_NOISE:
             raise ProtocolError(f"no agent answers: what came begins with {self._noise[:80]!r}")
-        self._in_step = start >= 0
-        del self._buffer[: end + len(MAGIC) if self._in_step else end]
-        return self._in_step
+        self.in_step = start >= 0
+        del self._buffer[: end + len(MAGIC) if self.in_step else end]
+        return self.in_step
 
 
-def frames(descriptor: int) -> Iterator[Tuple[int, Frame]]:
-    """(CLOCK_MONOTONIC ns right after the read, frame), until the end of the stream. Raises ProtocolError."""
+def read_start(descriptor: int) -> Any:
+    """The body of START, the first frame of a link; None when the link ends before. Raises ProtocolError."""
     decoder = Decoder()
     while True:
-        data = os.read(descriptor, 65536)
-        read_ns = time.monotonic_ns()
+        data = os.read(descriptor, 1 << 16)
         if not data:
-            return
+            return None
         for frame in decoder.feed(data):
-            yield read_ns, frame
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+            if frame.kind != START:
+                raise ProtocolError(f"the first frame is of kind {frame.kind}, not START")
+            return frame.body

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from remote_agents.agent.outbox import Outbox
-from remote_agents.agent.protocol import BYE, EVENT, SAMPLE, Decoder, Frame
+from remote_agents.agent.protocol import EVENT, SAMPLE, Decoder, Frame
 
 
 class Site:
@@ -60,18 +59,20 @@ def site() -> Iterator[Site]:
 
 
 class Sent:
-    """An outbox into a real pipe, and what came out of it."""
+    """An outbox, and what a collector that keeps up would be sent."""
 
     def __init__(self) -> None:
-        self.read_end, write_end = os.pipe()
-        self.outbox = Outbox(write_end, "here", lambda: None)
+        self.outbox = Outbox("here")
         self._decoder = Decoder()
+        self._decoder.in_step = True
 
     def frames(self) -> list[Frame]:
         """What was put since the last call."""
-        self.outbox.put(BYE, {})
-        self.outbox.run()
-        return self._decoder.feed(os.read(self.read_end, 1 << 20))[:-1]
+        frames: list[Frame] = []
+        while (entry := self.outbox.after(self._decoder.received, 0)) is not None:
+            frames += self._decoder.feed(entry.frame)
+        self.outbox.acknowledge(self._decoder.received)
+        return frames
 
     def events(self) -> list[dict[str, Any]]:
         return [frame.body for frame in self.frames() if frame.kind == EVENT]

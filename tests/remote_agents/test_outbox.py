@@ -1,46 +1,69 @@
+"""The spool: what it keeps, what it throws away, and what it says of that."""
+
 from __future__ import annotations
 
-import os
-import threading
-
-import pytest
-
-from remote_agents.agent import outbox as outbox_module
 from remote_agents.agent.outbox import Outbox
-from remote_agents.agent.protocol import BYE, PONG, SAMPLE, Decoder
+from remote_agents.agent.protocol import LOST, MAGIC, Decoder, Frame
 
 
-def test_a_pong_goes_past_the_data_that_wait() -> None:
-    read_end, write_end = os.pipe()
-    outbox = Outbox(write_end, "here", lambda: None)
-    for number in range(3):
+def sent_after(outbox: Outbox, number: int) -> list[Frame]:
+    """What a link that had received `number` would be sent."""
+    decoder = Decoder(number)
+    frames = list(decoder.feed(MAGIC))
+    while (entry := outbox.after(decoder.received, 0)) is not None:
+        frames += decoder.feed(entry.frame)
+    return frames
+
+
+def filled(frames: int, limit_b: int = 1 << 20) -> Outbox:
+    outbox = Outbox("here", limit_b)
+    for number in range(frames):
         outbox.sample("host", [[number]])
-    outbox.pong(9, t1_ns=1)
-    outbox.put(BYE, {})
-    outbox.run()
-    first, *rest = Decoder().feed(os.read(read_end, 65536))
-    assert (first.kind, first.body["id"], first.body["t1_ns"]) == (PONG, 9, 1)
-    assert [frame.kind for frame in rest] == [SAMPLE, SAMPLE, SAMPLE, BYE]
+    return outbox
 
 
-def test_a_collector_that_does_not_read_costs_the_oldest_and_never_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "SPOOL_FRAMES", 10)
-    read_end, write_end = os.pipe()
-    outbox = Outbox(write_end, "here", lambda: None)
+def values(frames: list[Frame]) -> list[int]:
+    return [frame.body[2][0][0] for frame in frames if frame.kind != LOST]
+
+
+def test_what_is_not_acknowledged_is_sent_again() -> None:
+    outbox = filled(10)
+    assert values(sent_after(outbox, 0)) == list(range(10))
+    outbox.acknowledge(4)
+    assert values(sent_after(outbox, 4)) == [4, 5, 6, 7, 8, 9]
+    assert values(sent_after(outbox, 7)) == [7, 8, 9]
+    outbox.acknowledge(10)
+    assert (outbox.spool_b, outbox.after(10, 0)) == (0, None)
+    outbox.sample("host", [[10]])
+    assert values(sent_after(outbox, 10)) == [10]
+
+
+def test_a_full_spool_throws_the_oldest_away_and_says_so() -> None:
+    outbox = filled(25, limit_b=10 * 35)
+    kept = len(values(sent_after(outbox, 0)))
+    assert 5 < kept < 15
+    assert outbox.dropped == 25 - kept
+    assert outbox.spool_b <= 10 * 35
+    lost, *rest = sent_after(outbox, 3)  # a collector that has three of them
+    assert (lost.kind, lost.body["frames"], lost.number) == (LOST, outbox.dropped - 3, outbox.dropped)
+    assert 0 < lost.body["from_ns"] < lost.body["to_ns"]
+    assert values(rest) == list(range(outbox.dropped, 25))
+
+
+def test_a_loss_is_said_until_it_is_acknowledged() -> None:
+    outbox = filled(25, limit_b=10 * 35)
+    assert sent_after(outbox, 0)[0].kind == sent_after(outbox, 0)[0].kind == LOST
+    outbox.acknowledge(outbox.dropped)
+    assert values(sent_after(outbox, outbox.dropped)) == list(range(outbox.dropped, 25))
+    outbox.acknowledge(25)
     for number in range(25):
         outbox.sample("host", [[number]])
-    outbox.put(BYE, {})
-    assert outbox.dropped == 16
-    outbox.run()
-    samples = [frame.body[2][0][0] for frame in Decoder().feed(os.read(read_end, 65536))[:-1]]
-    assert samples == list(range(16, 25))
+    (first, *_) = sent_after(outbox, 25)
+    assert first.kind == LOST  # a new loss has times of its own
+    assert first.body["from_ns"] > 0
 
 
-def test_a_broken_pipe_ends_the_agent() -> None:
-    read_end, write_end = os.pipe()
-    broken = threading.Event()
-    outbox = Outbox(write_end, "here", broken.set)
-    os.close(read_end)
-    outbox.sample("host", [[1]])
-    outbox.run()
-    assert broken.is_set()
+def test_no_frame_is_larger_than_the_room_for_it() -> None:
+    outbox = Outbox("here", limit_b=10)
+    outbox.sample("host", [["x" * 200]])
+    assert len(values(sent_after(outbox, 0))) == 1

@@ -7,70 +7,91 @@ import sys
 import pytest
 
 from remote_agents.agent.protocol import (
+    ACK,
     BYE,
     EVENT,
+    LOST,
     MAGIC,
     PING,
     SAMPLE,
+    START,
     Decoder,
     Frame,
     ProtocolError,
     encode,
-    frames,
+    read_start,
 )
 
-BODIES = [
-    (SAMPLE, ["gpu_fast", "host-a", [[1, None, "GPU-1", 0.5], [2**62, -3, "µ", 1e-9]]]),
-    (EVENT, {"kind": "xid", "text": "XID 79, 'fallen off the bus'"}),
-    (PING, {"id": 7}),
-    (BYE, {}),
+FRAMES = [
+    Frame(SAMPLE, 1, ["gpu_fast", "host-a", [[1, None, "GPU-1", 0.5], [2**62, -3, "µ", 1e-9]]]),
+    Frame(EVENT, 2, {"kind": "xid", "text": "XID 79, 'fallen off the bus'"}),
+    Frame(PING, 0, {"id": 7}),
+    Frame(SAMPLE, 3, ["gpu_fast", "host-a", [[1, None, "GPU-1", 0.5]] * 50]),  # long enough to be deflated
+    Frame(LOST, 9, {"frames": 6, "from_ns": 1, "to_ns": 2}),
+    Frame(BYE, 10, {}),
 ]
 
 
 def stream() -> bytes:
-    return MAGIC + b"".join(encode(kind, seq, body) for seq, (kind, body) in enumerate(BODIES))
+    return MAGIC + b"".join(encode(frame.kind, frame.body, frame.number) for frame in FRAMES)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 10_000])
 def test_frames_survive_any_cut_of_the_stream(size: int) -> None:
     data, decoder = b"Last login: yesterday\r\n\x00gpu-" + stream(), Decoder()
     got = [frame for start in range(0, len(data), size) for frame in decoder.feed(data[start : start + size])]
-    assert got == [Frame(kind, body) for kind, body in BODIES]
+    assert got == FRAMES
+    assert decoder.received == 10
+    assert decoder.noise() == "Last login: yesterday\r\n\x00gpu-"
 
 
-def test_frames_are_stamped_as_they_are_read() -> None:
-    read_end, write_end = os.pipe()
-    os.write(write_end, stream())
-    os.close(write_end)
-    got = list(frames(read_end))
-    assert [frame.body for _, frame in got] == [body for _, body in BODIES]
-    assert len({read_ns for read_ns, _ in got}) == 1
+def test_rows_are_deflated() -> None:
+    rows = ["gpu_fast", "host-a", [[10**15 + tick, None, "GPU-1", 0.5] for tick in range(8)]]
+    assert len(encode(SAMPLE, rows)) < len(repr(rows)) / 2
 
 
 @pytest.mark.parametrize("position", range(0, 60, 3))
 def test_a_damaged_frame_is_an_error(position: int) -> None:
     data = bytearray(stream())
     data[len(MAGIC) + position] ^= 0x10
-    with pytest.raises(ProtocolError, match=r"frame 0 is damaged: it(s checksum does not fit| claims \d+ bytes)"):
-        assert Decoder().feed(bytes(data)) == []  # a longer length may still wait for more bytes
-        Decoder().feed(bytes(data) + bytes(1 << 20))
+    with pytest.raises(
+        ProtocolError, match=r"after number 0 is damaged: it(s checksum does not fit| claims \d+ bytes)"
+    ):
+        list(Decoder().feed(bytes(data) + bytes(1 << 20)))
 
 
 def test_a_missing_frame_is_an_error() -> None:
-    with pytest.raises(ProtocolError, match="frame 1 is missing: frame 2 came instead"):
-        Decoder().feed(MAGIC + encode(PING, 0, {}) + encode(PING, 2, {}))
+    with pytest.raises(ProtocolError, match="frame 2 is missing: frame 3 came instead"):
+        list(Decoder().feed(MAGIC + encode(EVENT, {}, 1) + encode(EVENT, {}, 3)))
+
+
+def test_over_a_new_link_the_numbers_go_on() -> None:
+    assert [frame.number for frame in Decoder(41).feed(MAGIC + encode(ACK, {}) + encode(EVENT, {}, 42))] == [0, 42]
 
 
 def test_endless_noise_is_an_error_that_shows_it() -> None:
     decoder = Decoder()
     with pytest.raises(ProtocolError, match="begins with b'bash: python3: command not found"):
         for _ in range(100):
-            decoder.feed(b"bash: python3: command not found\n" * 200)
+            list(decoder.feed(b"bash: python3: command not found\n" * 200))
 
 
 def test_numbers_that_json_lacks_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        encode(SAMPLE, 0, [float("nan")])
+        encode(SAMPLE, [float("nan")])
+
+
+def test_the_first_frame_is_start_and_nothing_else() -> None:
+    def piped(data: bytes) -> int:
+        read_end, write_end = os.pipe()
+        os.write(write_end, data)
+        os.close(write_end)
+        return read_end
+
+    assert read_start(piped(b"noise" + MAGIC + encode(START, {"name": "gpu1"}))) == {"name": "gpu1"}
+    assert read_start(piped(b"")) is None
+    with pytest.raises(ProtocolError, match=f"of kind {PING}, not START"):
+        read_start(piped(MAGIC + encode(PING, {})))
 
 
 def test_the_protocol_needs_the_standard_library_only() -> None:

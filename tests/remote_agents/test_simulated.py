@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from conftest import Sent, Site, until
 
+from loadgen.simulator.model import Replica, Sequence
+from loadgen.simulator.profiles import engine
+from loadgen.simulator.stages import Stages
+from loadgen.simulator.telemetry import GpuMeter, render
 from remote_agents.agent.pace import Meter
 from remote_agents.agent.protocol import EVENT, SAMPLE
-from remote_agents.agent.sample import TABLES
+from remote_agents.agent.sample import SCHEMA, TABLES
 from remote_agents.agent.simulated import poll, read_answer
 
 
@@ -25,15 +29,28 @@ def answer(**changes: Any) -> str:
         "gpu_slow": [row("gpu_slow")],
         "host_counters": row("host", ctxt=None),
     }
-    return json.dumps({"schema": 1, "simulated": True, "t_mono_ns": 5, "hosts": [host]} | changes)
+    return json.dumps({"schema": SCHEMA, "simulated": True, "t_mono_ns": 5, "hosts": [host]} | changes)
 
 
 def test_rows_come_out_in_column_order() -> None:
     tables = read_answer(200, answer().encode())["sim-0"]
-    assert [values[2:5] for values in tables["gpu_fast"]] == [["SIM-GPU-0", 0, 0.5], ["SIM-GPU-1", 1, None]]
+    names = [column.name for column in TABLES["gpu_fast"]]
+    places = [names.index(name) for name in ("gpu_uuid", "gpu_index", "util_pct")]
+    found = [[values[place] for place in places] for values in tables["gpu_fast"]]
+    assert found == [["SIM-GPU-0", 0, 0.5], ["SIM-GPU-1", 1, None]]
     assert {name: len(rows[0]) for name, rows in tables.items()} == {
         name: len(TABLES[name]) for name in ("gpu_fast", "gpu_slow", "host")
     }
+
+
+def test_what_our_simulator_answers_is_read() -> None:
+    replica: Replica[Sequence] = Replica(engine("L4", "8b", "bf16", 4))
+    meter = GpuMeter(replica, 0)
+    meter.advance(100_000_000)
+    tables = read_answer(200, render([meter], [Stages(0, 0, 1, 0)], 8, 0, 100_000_000))["sim-0"]
+    [slow] = tables["gpu_slow"]
+    named = dict(zip([column.name for column in TABLES["gpu_slow"]], slow, strict=True))
+    assert (named["gpu_index"], named["gi_id"], named["power_avg_mw"]) == (0, None, 16_000)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +58,7 @@ def test_rows_come_out_in_column_order() -> None:
     [
         (404, "", "status 404"),
         (200, "<html>", "Expecting value"),
-        (200, answer(schema=2), "its schema is 2, this agent reads 1"),
+        (200, answer(schema=1), f"its schema is 1, this agent reads {SCHEMA}"),
         (200, answer(hosts=[{"host": "sim-0"}]), "'gpu_fast' is missing"),
     ],
 )

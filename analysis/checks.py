@@ -1,6 +1,7 @@
 """Caveats that ship with the numbers: what a reader must know before believing one, and what to do about it.
 
-A caveat is a dict of code, text and remedy. Here are the rules and their limits; the evidence comes from metrics.py.
+Here are the rules of the load and their limits; those of GPUs, hosts and clocks are in telemetry_checks.py, and the
+evidence comes from metrics.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from analysis.join import MIN_COVERAGE
+from analysis.caveat import Caveat, caveat
 from analysis.stats import PERCENTILES, minimum_samples
+from analysis.telemetry_checks import agent_caveats, clock_caveats, telemetry_caveats
 from analysis.windows import Window
 from loadgen import rundir
-
-Caveat = dict[str, str]
 
 CLIENT_LAG_MS = 5.0
 # Stamps of the kernel do not suffer from a late read, but the user's next request does: a share of a request's length.
@@ -34,9 +34,6 @@ ENDED_AFTER = 0.5
 FAILED = 0.01
 COALESCED = 0.05
 TOKENS_PER_EVENT = 0.05
-STEAL_PCT = 5.0
-AGENT_CPU_PCT = 5.0
-AGENT_SKIPPED = 0.05
 SIMULATED_GPU = "simulated GPU"
 
 # Events that spoil the step they fall into, and what to do.
@@ -47,12 +44,14 @@ _FAULTS = {
     "nvml_hang": "figures of that GPU are missing: look at the driver on that host",
     "gpu_thread_lost": "figures of that host's GPUs end there: see logs/",
     "bad_rows": "samples of that host are missing: this is a fault of ours, keep the run directory and report it",
+    "samples_lost": "samples of that host are missing: see events for how long its link was down",
+    "agent_restarted": "samples of that host are missing until then: see logs/ for why it had ended",
     "gpu_lost": "a GPU fell off the bus: look at the driver on that host",
+    "gpu_reset_required": "the GPU has to be reset: look at the driver on that host",
+    "gpu_unavailable": "look at the driver's messages on that host",
+    "xid": "look up that XID, and the driver's messages on that host",
+    "ecc": "the GPU's memory is failing: look at the driver's messages on that host",
 }
-
-
-def _caveat(code: str, text: str, remedy: str) -> Caveat:
-    return {"code": code, "text": text, "remedy": remedy}
 
 
 def step_caveats(
@@ -60,7 +59,7 @@ def step_caveats(
 ) -> list[Caveat]:
     """Caveats of one step; `events` are (seconds since the run's start, line of events.jsonl)."""
     faults = [
-        _caveat(kind, f"{event.get('text', kind)} ({at:.1f} s)", _FAULTS[kind])
+        caveat(kind, f"{event.get('text', kind)} ({at:.1f} s)", _FAULTS[kind])
         for at, event in events
         if (kind := event.get("kind", "")) in _FAULTS and window.ramp_s <= at <= window.end_s
     ]
@@ -71,7 +70,7 @@ def step_caveats(
         *_load(step, window, manifest),
         *_sample(step),
         *_tokens(step),
-        *_telemetry(step),
+        *telemetry_caveats(step),
     ]
 
 
@@ -102,7 +101,7 @@ def _client(step: dict[str, Any]) -> Iterator[Caveat]:
     limit, share, metric = client_lag_limit(step)
     if lag is not None and lag > limit:
         rule = f"the larger of {CLIENT_LAG_MS:g} ms and {share:.0%} of {metric.upper()} p50"
-        yield _caveat(
+        yield caveat(
             "client_late",
             f"the client read late: p99 {lag:.1f} ms (limit {limit:.1f} ms, {rule})",
             "use more workers, or a machine of their own for them",
@@ -110,13 +109,13 @@ def _client(step: dict[str, Any]) -> Iterator[Caveat]:
     sent, limit_ = step["send_lag_ms"]["p99"], send_lag_limit(step)
     if sent is not None and limit_ is not None and sent > limit_:
         rule = f"the larger of {SEND_LAG_MS:g} ms and {SEND_LAG_OF_E2E:.0%} of E2E p50"
-        yield _caveat(
+        yield caveat(
             "client_late",
             f"the client sent late: p99 {sent:.1f} ms after a request was due (limit {limit_:.1f} ms, {rule})",
             "use more workers, or a machine of their own for them",
         )
     if (cpu := step["worker_cpu_pct"]) is not None and cpu > WORKER_CPU_PCT:
-        yield _caveat(
+        yield caveat(
             "worker_cpu",
             f"a worker used {cpu:.0f} % of its core: it may have held the load back",
             "use more workers with --workers, or more machines",
@@ -128,13 +127,13 @@ def _simulator(step: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Cavea
         return
     late = step["simulator_late_share"]
     if late is None and step["requests"]:
-        yield _caveat(
+        yield caveat(
             "no_truth",
             "the simulator's truth log has no token of this step: whether the simulator was on time is not known",
             "see logs/ for the simulator's end",
         )
     elif late is not None and late > SIMULATOR_LATE:
-        yield _caveat(
+        yield caveat(
             "simulator_late",
             f"the simulator wrote {100 * late:.1f} % of its tokens more than 5 ms late: its latencies are too long",
             "lower the concurrency, or run it on a machine with more free cores",
@@ -145,7 +144,7 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
     flying = step["in_flight_mean"]
     closed = manifest["plan"].get("arrival") == "closed" and not (manifest["options"] or {}).get("think_time")
     if closed and flying is not None and flying < DELIVERED * step["level"]:
-        yield _caveat(
+        yield caveat(
             "load_not_delivered",
             f"{flying:.1f} requests were in flight on average, {step['level']} were asked for",
             "look for connection errors, busy workers and lost workers; give the step more time",
@@ -153,40 +152,40 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
     if (rate := step["rate"]) is not None and rate["delivered"] is not None:
         wanted = max(DELIVERED * rate["due"], _least_due(rate["asked"], window.length_s, manifest["plan"]))
         if rate["delivered"] < wanted:
-            yield _caveat(
+            yield caveat(
                 "load_not_delivered",
                 f"{rate['delivered']:.1f} requests/s were sent, {step['level']} were asked for",
                 "look for dropped requests, busy workers and lost workers",
             )
     if step["dropped"]:
-        yield _caveat(
+        yield caveat(
             "dropped",
             f"{step['dropped']} of {step['requests']} requests were due and never sent, as too many were in flight: "
             "they count as infinite in the percentiles",
             "raise --max-in-flight, or the server does not hold this rate",
         )
     if not window.ended:
-        yield _caveat(
+        yield caveat(
             "no_step_end",
             "the step has no end: it was cut by a kill, and its window ends with the last record",
             "repeat the run",
         )
     if (counted := step["requests"] - step["cancelled"]) and not step["ok"]:
-        yield _caveat("all_failed", f"all {counted} requests failed", "see the outcomes and logs/")
+        yield caveat("all_failed", f"all {counted} requests failed", "see the outcomes and logs/")
     elif counted and (failed := sum(step["errors"].values()) - step["dropped"]) > FAILED * counted:
-        yield _caveat(
+        yield caveat(
             "failures",
             f"{failed} of {counted} requests failed: they count as infinite in the percentiles",
             "see the outcomes; figures of the survivors are in summary.json as …_ok",
         )
     if step["cancelled"] > (CANCELLED + _hung_up(manifest)) * step["requests"]:
-        yield _caveat(
+        yield caveat(
             "many_cancelled",
             f"the run's end cut {step['cancelled']} of {step['requests']} requests: percentiles miss the slowest",
             "make the step longer than the slowest answers",
         )
     if step["ended_after_window"] > ENDED_AFTER * counted:
-        yield _caveat(
+        yield caveat(
             "many_ended_after",
             f"{step['ended_after_window']} of {counted} requests ended after the window: QPS and latencies describe "
             "different requests",
@@ -214,9 +213,9 @@ def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
     counted = step["requests"] - step["cancelled"]
     short = [f"p{p} needs {minimum_samples(p)}" for p in PERCENTILES if counted < minimum_samples(p)]
     if not counted:
-        yield _caveat("no_requests", "no request began in the window: it has no latencies", "make the step longer")
+        yield caveat("no_requests", "no request began in the window: it has no latencies", "make the step longer")
     elif short:
-        yield _caveat(
+        yield caveat(
             "few_requests",
             f"{counted} requests are too few to bound every percentile: {', '.join(short)}",
             "make the step longer, or raise --step-requests",
@@ -225,70 +224,30 @@ def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
 
 def _tokens(step: dict[str, Any]) -> Iterator[Caveat]:
     if (share := step["coalesced_share"]) is not None and share > COALESCED:
-        yield _caveat(
+        yield caveat(
             "coalesced",
             f"{100 * share:.0f} % of the output events shared a read: TTFT is an upper limit, ITL is coarse",
             "use more workers, or look for a proxy that buffers the stream",
         )
     if (share := step["tokens_from_events_share"]) is not None and share > 0:
-        yield _caveat(
+        yield caveat(
             "tokens_from_events",
             f"for {100 * share:.0f} % of the requests the server gave no usage: output events were counted as tokens",
             "let the server report usage (stream_options.include_usage)",
         )
     if (ratio := step["tokens_per_event"]) is not None and abs(ratio - 1) > TOKENS_PER_EVENT:
-        yield _caveat(
+        yield caveat(
             "tokens_per_event",
             f"an output event carried {ratio:.2f} tokens: ITL and tokens per second spread them evenly",
             "read ITL as an estimate; TPOT is exact",
         )
 
 
-def _telemetry(step: dict[str, Any]) -> Iterator[Caveat]:
-    for gpu in step["gpus"]:
-        if gpu["coverage"] < MIN_COVERAGE:
-            yield _caveat(
-                "telemetry_gap",
-                f"samples cover {100 * gpu['coverage']:.0f} % of the window on GPU {gpu['index']} of {gpu['host']}: "
-                "it has no figures",
-                "see events and logs/ for the agent's end",
-            )
-    if step["server"] is not None and all(value is None for value in step["server"].values()):
-        yield _caveat(
-            "server_gap",
-            "the server's metrics do not cover the window: it has no figures of the server",
-            "see events and logs/ for why they could not be read",
-        )
-    for host in step["hosts"]:
-        if (steal := host["steal_pct"]) is not None and steal > STEAL_PCT:
-            yield _caveat(
-                "steal",
-                f"other machines took {steal:.1f} % of the CPU time of {host['host']}",
-                "measure on a machine whose cores are its own",
-            )
-
-
-def agent_caveats(agents: list[dict[str, Any]]) -> Iterator[Caveat]:
-    """Of what watching cost: figures of hosts.agent_figures."""
-    for agent in agents:
-        if (cpu := agent["cpu_pct"]) is not None and cpu > AGENT_CPU_PCT:
-            yield _caveat(
-                "agent_cpu",
-                f"the agent on {agent['host']} used {cpu:.1f} % of a core: it may have slowed the server",
-                "watch fewer GPUs with --gpus, or repeat with --agents none and compare",
-            )
-        if (share := agent["skipped_share"]) is not None and share > AGENT_SKIPPED:
-            yield _caveat(
-                "agent_late",
-                f"the agent on {agent['host']} skipped {100 * share:.1f} % of its ticks: GPU figures are coarse",
-                "look for a busy host or a slow driver on it",
-            )
-
-
 def run_caveats(
     manifest: dict[str, Any],
     events: list[dict[str, Any]],
     agents: list[dict[str, Any]],
+    clocks: list[dict[str, Any]],
     problems: list[str],
     damaged: list[str],
     unreached: list[str],
@@ -299,24 +258,24 @@ def run_caveats(
     status, reason = manifest["status"], manifest.get("reason")
     if simulated_gpu:
         found.append(
-            _caveat(
+            caveat(
                 "simulated_gpu",
                 f"{SIMULATED_GPU}: the endpoint is the embedded simulator, and GPU and server figures are its model's",
                 "give --host to measure an endpoint of yours",
             )
         )
     if status == rundir.RUNNING:
-        found.append(_caveat("not_finished", "the run has not ended, or was killed", "report again when it has ended"))
+        found.append(caveat("not_finished", "the run has not ended, or was killed", "report again when it has ended"))
     elif status != rundir.COMPLETE:
-        found.append(_caveat(str(status), f"the run was {status}: {reason or 'no reason given'}", "repeat the run"))
+        found.append(caveat(str(status), f"the run was {status}: {reason or 'no reason given'}", "repeat the run"))
     found += [
-        _caveat("step_not_reached", f"the step of {step} never reached its level", "see events and logs/")
+        caveat("step_not_reached", f"the step of {step} never reached its level", "see events and logs/")
         for step in unreached
     ]
     theirs, ours = manifest.get("locust"), manifest.get("recorded")
     if theirs and ours and theirs != ours:
         found.append(
-            _caveat(
+            caveat(
                 "locust_mismatch",
                 f"Locust counted {_counts(theirs)}, the records hold {_counts(ours)}",
                 "a worker was lost, or this is a fault of ours: keep the run directory and report it",
@@ -324,21 +283,21 @@ def run_caveats(
         )
     else:
         found += [
-            _caveat("locust_mismatch", event.get("text", "Locust's count differs"), "keep the run directory")
+            caveat("locust_mismatch", event.get("text", "Locust's count differs"), "keep the run directory")
             for event in events
             if event.get("kind") == "locust_mismatch"
         ]
     found += [
-        _caveat("user_error", event.get("text", "a task raised an exception"), "mend the scenario; see events.jsonl")
+        caveat("user_error", event.get("text", "a task raised an exception"), "mend the scenario; see events.jsonl")
         for event in events
         if event.get("kind") == "user_error"
     ]
-    found += agent_caveats(agents)
+    found += [*agent_caveats(agents), *clock_caveats(clocks)]
     if damaged:
         parts = list(dict.fromkeys(damaged))
         names = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
         found.append(
-            _caveat(
+            caveat(
                 "damage",
                 f"parts of the run directory are missing or damaged: {names}",
                 "what could be read is in the figures, the report's Damage section says what could not; "
@@ -346,7 +305,7 @@ def run_caveats(
             )
         )
     found += [
-        _caveat("data_problem", problem, "what could be read is in the figures; see logs/") for problem in problems
+        caveat("data_problem", problem, "what could be read is in the figures; see logs/") for problem in problems
     ]
     return found
 

@@ -133,9 +133,11 @@ def read_events(run_dir: Path, within: Span, found: list[Damage]) -> list[Line]:
 
 
 def read_probes(run_dir: Path, found: list[Damage]) -> list[Line]:
+    uptime = Span(0, _WORD)  # of any host: the difference of two stamps still fits into a column
+
     def fits(line: Line) -> bool:
         stamps = [line.get(f"t{k}_ns") for k in range(4)]
-        if not isinstance(line.get("host"), str) or not all(map(whole, stamps)):
+        if not isinstance(line.get("host"), str) or not all(map(uptime.holds, stamps)):
             return False
         return bool(line["t0_ns"] <= line["t3_ns"] and line["t1_ns"] <= line["t2_ns"])
 

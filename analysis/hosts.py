@@ -1,4 +1,4 @@
-"""What the hosts did beside the GPUs, and what watching them cost: figures of the host and agent samples.
+"""What the hosts did beside the GPUs, and what watching them cost: figures of host, process and agent samples.
 
 Counters become rates here, as the difference between the first and the last sample of a window; a counter that
 restarted gives none. Takes the frames of join.py: seconds since the run's start. A host of the simulator is a model
@@ -13,38 +13,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.join import MIN_COVERAGE, Telemetry, between, overlap_mean
+from analysis.join import Telemetry
+from analysis.overlap import MAX_BLUR, MIN_COVERAGE, between, overlap_mean, quality, rate
 from analysis.stats import Floats
 
 _BUSY = ("cpu_user_ticks", "cpu_nice_ticks", "cpu_sys_ticks", "cpu_irq_ticks", "cpu_steal_ticks")
 _ALL = (*_BUSY, "cpu_idle_ticks", "cpu_iowait_ticks")
 _PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")
+# USER_HZ: what the kernel tells ticks in, whatever its own are.
+_TICKS_PER_S = 100
 
 
 def host_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
-    """An entry a host for the window between the two `edges`; null where less than half of it has samples."""
+    """An entry a host for the window between the two `edges`.
+
+    Null where less than half of it has samples, or they may be off by more than half of it.
+    """
     simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
+    processes = dict(list(telemetry.processes.groupby("host")))
     figures = []
     for name, rows in telemetry.hosts.groupby("host"):
         t = rows["t_s"].to_numpy()
         inside = rows[between(t, *edges)]
-        coverage = float(overlap_mean(t, np.zeros(t.size), edges)[1][0])
+        bound_s, coverage = (float(values[0, 0]) for values in quality([rows], edges))
         busiest, known = overlap_mean(t, rows["cpu_max_busy_pct"].to_numpy(), edges)
-        change = _change(inside) if coverage >= MIN_COVERAGE else {}
+        usable = coverage >= MIN_COVERAGE and not bound_s > MAX_BLUR * (edges[1] - edges[0])
+        change = _change(inside) if usable else {}
         figures.append(
             {
                 "host": str(name),
                 "simulated": simulated[str(name)],
                 "coverage": coverage,
+                "bound_ms": 1e3 * bound_s,
                 "cpu_pct": _share(change, _BUSY),
                 "busiest_cpu_pct": {"mean": float(busiest[0]), "max": float(inside["cpu_max_busy_pct"].max())}
-                if known[0] >= MIN_COVERAGE
+                if usable and known[0] >= MIN_COVERAGE
                 else None,
                 "iowait_pct": _share(change, ("cpu_iowait_ticks",)),
                 "steal_pct": _share(change, ("cpu_steal_ticks",)),
                 **{f"{name}_pct": _pressure(change, f"{name}_us") for name in _PRESSURE},
-                "mem_available_bytes": _known(inside["mem_available_b"].min()),
+                "mem_available_bytes": _known(inside["mem_available_b"].min()) if usable else None,
                 "mem_total_bytes": _known(rows["mem_total_b"].max()),
+                "server": _server(processes[name], edges) if usable and name in processes else None,
             }
         )
     return figures
@@ -70,13 +80,41 @@ def _pressure(change: dict[str, float], counter: str) -> float | None:
     return 100 * change[counter] / 1e6 / change["t_s"] if counter in change and change["t_s"] > 0 else None
 
 
+def _server(processes: pd.DataFrame, edges: Floats) -> dict[str, Any] | None:
+    """The process of the model server that used most CPU time; one that was not there for half the window is none.
+
+    `throttled_pct` is of its cgroup, summed over the CPUs: it may exceed 100.
+    """
+    rows = processes[between(processes["t_s"].to_numpy(), *edges)]
+    found: list[dict[str, Any]] = []
+    for _, mine in rows.groupby(["pid", "starttime_ticks"]):
+        t = mine["t_s"].to_numpy()
+        ticks, waited, held = (
+            rate(t, mine[list(columns)].sum(axis=1, skipna=False).to_numpy(), *edges)
+            for columns in (("utime_ticks", "stime_ticks"), ("run_delay_ns",), ("cg_throttled_us",))
+        )
+        if ticks is not None:
+            found.append(
+                {
+                    "pid": int(mine["pid"].iloc[-1]),
+                    "name": str(mine["name"].iloc[-1]),
+                    "cpu_pct": 100 * ticks / _TICKS_PER_S,
+                    "run_delay_pct": None if waited is None else 100 * waited / 1e9,
+                    "throttled_pct": None if held is None else 100 * held / 1e6,
+                    "rss_bytes": _known(mine["rss_b"].max()),
+                }
+            )
+    return max(found, key=lambda process: process["cpu_pct"], default=None)
+
+
 def agent_figures(telemetry: Telemetry) -> list[dict[str, Any]]:
-    """What each agent cost over the whole run; an agent that was started again counts from zero again."""
+    """What each agent cost over the whole run, and how long its host slept; one that was started again counts anew."""
     figures = []
     for name, rows in telemetry.agents.groupby("host"):
         time_s = float(rows["t_s"].iloc[-1] - rows["t_s"].iloc[0])
         used = {column: float(rows[column].diff().clip(lower=0).sum()) for column in ("cpu_us", "ticks", "overruns")}
         due = used["ticks"] + used["overruns"]
+        slept_ns = rows["suspended_ns"].dropna()
         figures.append(
             {
                 "host": str(name),
@@ -86,6 +124,7 @@ def agent_figures(telemetry: Telemetry) -> list[dict[str, Any]]:
                 "skipped_share": used["overruns"] / due if due else None,
                 "rss_bytes": _known(rows["rss_b"].max()),
                 "dropped": _known(rows["dropped"].max()),
+                "suspended_s": float(slept_ns.diff().clip(lower=0).sum()) / 1e9 if len(slept_ns) else None,
             }
         )
     return figures

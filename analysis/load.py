@@ -1,15 +1,16 @@
 """A run directory as frames, with what is wrong in it beside them.
 
-Here: reading. Not here: clocks (join.py) and what counts (windows.py, metrics.py). Every `_ns` is still the
-CLOCK_MONOTONIC of the host that wrote it; measured integers stay exact (nullable), null is "not measured".
-A cut, foreign or missing file is a Damage (damage.py), never an exception; only an unusable run.json is one.
+Here: reading. Not here: clocks (clocks.py) and what counts (windows.py, metrics.py). Every `_ns` is still the
+CLOCK_MONOTONIC of the host that wrote it: what workers wrote on other hosts is apart, until clocks.align has moved it.
+Measured integers stay exact (nullable), null is "not measured". A cut, foreign or missing file is a Damage (damage.py),
+never an exception; only an unusable run.json is one.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,31 +21,50 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from analysis import damage
+from analysis.arrow import complete, only, read
 from analysis.damage import Damage, Span
 from loadgen import record, rundir
 from loadgen.histogram import bucket
-from loadgen.shards import arrow_schema, read_shard
 from remote_agents.agent import sample
 
 _EXACT = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 _PANDAS = {"int64": "Int64", "int32": "Int32", "float64": "float64", "bool": "boolean", "string": "str"}
 _PANDAS |= {"list<int32>": "object"}
 _GAPS = "chunk_gaps_us"
+# clocks.jsonl has probes of a worker's host under its name after this: an agent there has a clock of its own.
+WORKER = "worker:"
 _TRUTH = ("received_ns", "emissions", "late_tokens")
-# A row without one of these says nothing, and neither does one with a stamp outside the run.
-_REQUEST_KEYS = ("intended_ns", "outcome")
-_HEALTH_KEYS = ("t_ns",)
-# Beside the worker's own rows.
-_HISTOGRAMS = ".histograms.arrow"
-_HISTOGRAM_KEYS = ("t_ns", "name", "buckets", "counts")
 # No duration of 64 bits of ns is in a bucket above it.
 _LAST_BUCKET = bucket(2**63 - 1)
-_SAMPLE_KEYS = ("t0_mono_ns", "t1_mono_ns", "gpu_uuid", "gpu_index")
+_SAMPLE_KEYS = ("t0_mono_ns", "t1_mono_ns", "gpu_uuid", "gpu_index", "pid")
 _OUTCOMES = pa.array([str(outcome) for outcome in record.Outcome])
 # What a worker counts in a second, at the most and far above it.
 _MOST = 2**40
 # No sample of anything is larger.
 _LARGEST = 1e18
+
+
+class Kind(NamedTuple):
+    """A kind of shard that workers write. A row without one of `keys`, the first of which is a stamp, says nothing."""
+
+    folder: str
+    suffix: str
+    columns: tuple[record.Column, ...]
+    keys: tuple[str, ...]
+
+
+_REQUESTS = Kind(rundir.REQUESTS, ".arrow", record.REQUEST_COLUMNS, ("intended_ns", "outcome"))
+_HEALTH = Kind(rundir.WORKERS, ".arrow", record.HEALTH_COLUMNS, ("t_ns",))
+_HISTOGRAMS = Kind(rundir.WORKERS, ".histograms.arrow", record.HISTOGRAM_COLUMNS, ("t_ns", "name", "buckets", "counts"))
+
+
+class Shard(NamedTuple):
+    """A worker's file. `clock` is the host of the probes that tie its clock to the controller's, None if it is that."""
+
+    kind: Kind
+    file: str
+    clock: str | None
+    table: pa.Table
 
 
 class Gaps(NamedTuple):
@@ -56,12 +76,17 @@ class Gaps(NamedTuple):
 
 @dataclass(frozen=True)
 class Host:
-    """Telemetry of one inference host: a frame a table of sample.TABLES; `clock` names the machine that stamped it."""
+    """Telemetry of one inference host: a frame a table of sample.TABLES; `clock` names the machine that stamped it.
+
+    `realtime_ns` and `monotonic_ns` are its two clocks at one instant.
+    """
 
     name: str
     clock: str
     boot_id: str
     simulated: bool
+    realtime_ns: int | None
+    monotonic_ns: int | None
     tables: dict[str, pd.DataFrame]
 
 
@@ -70,6 +95,7 @@ class Run:
     """`requests` has record.REQUEST_COLUMNS but for the gaps; `health` has record.HEALTH_COLUMNS and `worker`.
 
     `histograms` has t_ns, name, bucket and count: a row a bucket of a worker's second, none in a run without them.
+    `foreign`: the shards of other clocks, whose rows are in none of these.
     """
 
     path: Path
@@ -85,6 +111,7 @@ class Run:
     truth: pd.DataFrame
     examples: list[dict[str, Any]]
     damage: list[Damage]
+    foreign: list[Shard]
 
 
 def load(run_dir: Path) -> Run:
@@ -96,38 +123,65 @@ def load(run_dir: Path) -> Run:
     manifest = damage.read_manifest(run_dir, found)
     within = damage.span(manifest)
     boot = manifest["clock"].get("boot_id") or ""
-    shards = _shards(run_dir, rundir.REQUESTS, record.REQUEST_COLUMNS, _REQUEST_KEYS, boot, within, found)
-    requests = pa.concat_tables([table for _, table in shards]) if shards else None
-    rows = _workers(_shards(run_dir, rundir.WORKERS, record.HEALTH_COLUMNS, _HEALTH_KEYS, boot, within, found))
-    counted = _shards(
-        run_dir, rundir.WORKERS, record.HISTOGRAM_COLUMNS, _HISTOGRAM_KEYS, boot, within, found, _HISTOGRAMS
-    )
+    shards = [shard for kind in (_REQUESTS, _HEALTH, _HISTOGRAMS) for shard in _shards(run_dir, kind, boot, found)]
     steps = damage.read_steps(run_dir, within, found)
-    run = Run(
+    empty = Run(
         path=run_dir,
         manifest=manifest,
-        requests=_frame(requests, [c for c in record.REQUEST_COLUMNS if c.name != _GAPS]),
-        gaps=_flatten(requests),
-        health=pd.concat(rows) if rows else _frame(None, record.HEALTH_COLUMNS).assign(worker=0),
-        histograms=_buckets([(f"{rundir.WORKERS}/{stem}.arrow", table) for stem, table in counted], found),
+        requests=_frame(None, [c for c in record.REQUEST_COLUMNS if c.name != _GAPS]),
+        gaps=_flatten(None),
+        health=_frame(None, record.HEALTH_COLUMNS).assign(worker=0),
+        histograms=_buckets([], found),
         steps=steps,
         events=damage.read_events(run_dir, within, found),
         probes=damage.read_probes(run_dir, found),
         hosts=[
             host
             for folder in sorted((run_dir / rundir.TELEMETRY).glob("*/"))
-            if (host := _host(run_dir, folder, within, found)) is not None
+            if (host := _host(run_dir, folder, found)) is not None
         ],
         truth=_truth(run_dir, found),
         examples=damage.read_examples(run_dir, found),
         damage=found,
+        foreign=[shard for shard in shards if shard.clock is not None],
     )
-    found += damage.missing(run_dir, manifest, began=bool(steps) or len(run.requests) > 0)
-    _count(run)
+    run = with_shards(empty, [shard for shard in shards if shard.clock is None])
+    found += damage.missing(run_dir, manifest, began=bool(steps) or any(shard.table.num_rows for shard in shards))
+    if not run.foreign:
+        check_count(run)
     return run
 
 
-def _count(run: Run) -> None:
+def with_shards(run: Run, shards: Sequence[Shard]) -> Run:
+    """The run with the rows of these shards, too; their stamps are the controller's. What is wrong is its damage."""
+    within = damage.span(run.manifest)
+    usable = [shard._replace(table=_usable(shard, within, run.damage)) for shard in shards]
+    tables = [shard.table for shard in usable if shard.kind is _REQUESTS]
+    requests = pa.concat_tables(tables) if tables else None
+    gaps = _flatten(requests)
+    health = [
+        _frame(shard.table, record.HEALTH_COLUMNS).assign(worker=_worker(shard.file))
+        for shard in usable
+        if shard.kind is _HEALTH
+    ]
+    return replace(
+        run,
+        requests=_joined(run.requests, _frame(requests, [c for c in record.REQUEST_COLUMNS if c.name != _GAPS])),
+        gaps=Gaps(
+            np.concatenate((run.gaps.values, gaps.values)) if run.gaps.values.size else gaps.values,
+            np.concatenate((run.gaps.offsets, run.gaps.offsets[-1] + gaps.offsets[1:])),
+        ),
+        health=_joined(run.health, *health),
+        histograms=_joined(run.histograms, _buckets([s for s in usable if s.kind is _HISTOGRAMS], run.damage)),
+    )
+
+
+def _joined(*frames: pd.DataFrame) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if len(filled) > 1 else [*filled, frames[0]][0]
+
+
+def check_count(run: Run) -> None:
     """A shard that was cut between two batches looks whole: only the count tells."""
     recorded = (run.manifest["recorded"] or {}).get("requests")
     here = int((run.requests["outcome"] != record.Outcome.CANCELLED).sum())
@@ -135,120 +189,37 @@ def _count(run: Run) -> None:
         run.damage.append(Damage(rundir.REQUESTS, f"{here} requests are here, and {recorded} were recorded"))
 
 
-def _workers(shards: list[tuple[str, pa.Table]]) -> list[pd.DataFrame]:
-    """Health frames with the worker's number, which the shard's name ends in."""
-    return [
-        _frame(table, record.HEALTH_COLUMNS).assign(worker=int("".join(c for c in name if c.isdecimal()) or 0))
-        for name, table in shards
-    ]
+def _worker(file: str) -> int:
+    """The worker's number, which the shard's name ends in."""
+    return int("".join(c for c in Path(file).name if c.isdecimal()) or 0)
 
 
-def _shards(
-    run_dir: Path,
-    folder: str,
-    columns: Sequence[record.Column],
-    keys: Sequence[str],
-    boot_id: str,
-    within: Span,
-    found: list[Damage],
-    suffix: str = ".arrow",
-) -> list[tuple[str, pa.Table]]:
-    """(stem, table) of each readable shard of that kind that is on the controller's clock."""
+def _shards(run_dir: Path, kind: Kind, boot_id: str, found: list[Damage]) -> list[Shard]:
+    """Each readable shard of that kind."""
     shards = []
-    for path in sorted((run_dir / folder).glob("*.arrow")):
-        if "".join(path.suffixes) != suffix:
+    for path in sorted((run_dir / kind.folder).glob("*.arrow")):
+        if "".join(path.suffixes) != kind.suffix:
             continue
-        name = f"{folder}/{path.name}"
-        table, facts = _read(path, name, columns, record.SCHEMA, found)
-        if table is None:
-            continue
-        if facts.get("boot_id", "") != boot_id:
-            text = f"it was written on another host's clock ({facts.get('host')}): it is left out"
-            found.append(Damage(name, text))
-            continue
-        stamps = [column.name for column in columns if column.name.endswith("_ns")]
-        shards.append((path.stem, _usable(table, name, keys, stamps, within, found)))
+        file = f"{kind.folder}/{path.name}"
+        table, facts = read(path, file, kind.columns, record.SCHEMA, found)
+        if table is not None:
+            clock = None if facts.get("boot_id", "") == boot_id else f"{WORKER}{facts.get('host')}"
+            shards.append(Shard(kind, file, clock, table))
     return shards
 
 
-def _read(
-    path: Path, name: str, columns: Iterable[Any], schema: int, found: list[Damage]
-) -> tuple[pa.Table | None, dict[str, str]]:
-    """One shard with exactly `columns` (null where it has none) and its metadata; None when it cannot be used."""
-    try:
-        table, problem = read_shard(path)
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        table, problem = None, f"it cannot be read ({error})"
-    if problem:
-        found.append(Damage(name, damage.sentence(problem.removeprefix(f"{path.name}: "))))
-    if table is None:
-        return None, {}
-    metadata = table.schema.metadata or {}
-    facts = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
-    if facts.get("schema") != str(schema):
-        text = f"it has schema {facts.get('schema')}, this version reads {schema}: it is left out"
-        found.append(Damage(name, damage.sentence(text)))
-        return None, facts
-    table = _intact(table, name, found)
-    return pa.table({c.name: _column(table, c, name, found) for c in columns}), facts
-
-
-def _intact(table: pa.Table, name: str, found: list[Damage]) -> pa.Table:
-    """The batches whose offsets and texts are what they claim to be: others would crash whoever reads them."""
-    whole = []
-    batches = table.to_batches()
-    for batch in batches:
-        try:
-            batch.validate(full=True)
-        except pa.ArrowException:
-            continue
-        whole.append(batch)
-    if len(whole) < len(batches):
-        text = f"{len(batches) - len(whole)} of {len(batches)} batches of rows are damaged: they are left out"
-        found.append(Damage(name, text))
-    return pa.Table.from_batches(whole, schema=table.schema)
-
-
-def _column(table: pa.Table, column: Any, name: str, found: list[Damage]) -> Any:
-    kind = _arrow(column.type)
-    problem = None
-    match table.schema.get_all_field_indices(column.name):
-        case [index] if table.schema.field(index).type == kind:
-            return table.column(index)
-        case [index]:
-            try:
-                return table.column(index).cast(kind)
-            except (pa.ArrowException, ValueError):
-                problem = f"column {column.name} has type {table.schema.field(index).type} instead of {column.type}"
-        case []:  # written before there was such a column
-            return pa.nulls(table.num_rows, kind)
-        case _:
-            problem = f"column {column.name} is there several times"
-    found.append(Damage(name, damage.sentence(f"{problem}: it is taken as not measured")))
-    return pa.nulls(table.num_rows, kind)
-
-
-def _usable(
-    table: pa.Table, name: str, keys: Sequence[str], stamps: Sequence[str], within: Span, found: list[Damage]
-) -> pa.Table:
+def _usable(shard: Shard, within: Span, found: list[Damage]) -> pa.Table:
     """The rows that have all keys, an outcome that there is, and no stamp outside the run."""
-    good = pa.array(np.ones(table.num_rows, bool))
-    for key in keys:
-        good = pc.and_(good, pc.is_valid(table[key]))
-    if "outcome" in keys:
-        good = pc.and_(good, pc.is_in(table["outcome"], value_set=_OUTCOMES))
+    stamps = [column.name for column in shard.kind.columns if column.name.endswith("_ns")]
+    good = complete(shard.table, shard.kind.keys)
+    if "outcome" in shard.kind.keys:
+        good = pc.and_(good, pc.is_in(shard.table["outcome"], value_set=_OUTCOMES))
     for stamp in stamps:
-        inside = pc.and_(pc.greater_equal(table[stamp], within.first_ns), pc.less_equal(table[stamp], within.last_ns))
+        inside = pc.and_(
+            pc.greater_equal(shard.table[stamp], within.first_ns), pc.less_equal(shard.table[stamp], within.last_ns)
+        )
         good = pc.and_(good, pc.fill_null(inside, True))
-    bad = table.num_rows - (pc.sum(good).as_py() or 0)
-    if not bad:
-        return table
-    found.append(Damage(name, f"{bad} of {table.num_rows} rows are nonsense: they are left out"))
-    return table.filter(good)
-
-
-def _arrow(kind: str) -> Any:
-    return arrow_schema([(kind, kind)], {}).types[0]
+    return only(good, shard.table, shard.file, found)
 
 
 def _frame(table: pa.Table | None, columns: Iterable[Any]) -> pd.DataFrame:
@@ -269,32 +240,33 @@ def _flatten(table: pa.Table | None) -> Gaps:
     return Gaps(values, np.concatenate(([0], np.cumsum(lengths))))
 
 
-def _buckets(shards: list[tuple[str, pa.Table]], found: list[Damage]) -> pd.DataFrame:
+def _buckets(shards: Iterable[Shard], found: list[Damage]) -> pd.DataFrame:
     """The histograms of all shards, a row a bucket; a row that is no histogram is left out."""
     frames = [pd.DataFrame({"t_ns": [], "name": [], "bucket": [], "count": []}, dtype="int64").astype({"name": "str"})]
-    for name, table in shards:
+    for shard in shards:
+        table = shard.table
         lengths = [pc.list_value_length(table[column]) for column in ("buckets", "counts")]
         even = table.filter(pc.equal(*lengths)).combine_chunks()
         flat = even.select(["t_ns", "name"]).take(pc.list_parent_indices(even["buckets"])).to_pandas()
         flat["bucket"], flat["count"] = (pc.list_flatten(even[column]).to_numpy() for column in ("buckets", "counts"))
         good = flat["bucket"].between(0, _LAST_BUCKET) & flat["count"].between(1, _MOST)
         if bad := table.num_rows - len(even) + int((~good).sum()):
-            found.append(Damage(name, f"{bad} buckets are nonsense: they are left out"))
+            found.append(Damage(shard.file, f"{bad} buckets are nonsense: they are left out"))
         frames.append(flat[good].astype({"bucket": "int64", "count": "int64"}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _host(run_dir: Path, folder: Path, within: Span, found: list[Damage]) -> Host | None:
+def _host(run_dir: Path, folder: Path, found: list[Damage]) -> Host | None:
     tables: dict[str, pd.DataFrame] = {}
     facts: dict[str, str] = {}
     for name, columns in sample.TABLES.items():
         path = folder / f"{name}.arrow"
         if path.exists():
             file = str(path.relative_to(run_dir))
-            table, metadata = _read(path, file, columns, sample.SCHEMA, found)
+            table, metadata = read(path, file, columns, sample.SCHEMA, found)
             if table is not None:
                 keys = [key for key in _SAMPLE_KEYS if key in table.column_names]
-                frame = _frame(_usable(table, file, keys, (), within, found), columns)
+                frame = _frame(only(complete(table, keys), table, file, found), columns)
                 tables[name], facts = _bounded(frame, file, found), metadata
     if not tables:
         return None
@@ -303,8 +275,14 @@ def _host(run_dir: Path, folder: Path, within: Span, found: list[Damage]) -> Hos
         clock=facts.get("host", folder.name),
         boot_id=facts.get("boot_id", ""),
         simulated=facts.get("simulated") == "true",
+        realtime_ns=_integer(facts.get("realtime_ns", "")),
+        monotonic_ns=_integer(facts.get("monotonic_ns", "")),
         tables=tables,
     )
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.isdecimal() and damage.whole(int(text)) else None
 
 
 def _bounded(frame: pd.DataFrame, name: str, found: list[Damage]) -> pd.DataFrame:

@@ -1,14 +1,15 @@
 """The derived metrics: a table of what each one is, and the figures of a step or of a second.
 
-Times are seconds since the run's start on the controller (join.py); figures are ms, bytes, watts as named.
-CANCELLED requests are counted and are in nothing else but the in-flight mean. Not here: what to make of a figure
-(checks.py), and how it looks (report/, plots/).
+Times are seconds since the run's start on the controller (clocks.py); figures are ms, bytes, watts as named.
+CANCELLED requests are counted and are in nothing else but the in-flight mean. Not here: figures of GPUs and hosts
+(gpus.py, hosts.py), what to make of a figure (checks.py), and how it looks (report/, plots/).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.clocks import seconds, start_ns
+from analysis.gpus import Card, cards, gpu_figures, gpu_series, gpu_total
 from analysis.hosts import host_figures
-from analysis.join import MIN_COVERAGE, Telemetry, between, occupied, overlap_mean, seconds, start_ns
+from analysis.join import Telemetry
 from analysis.load import Run
+from analysis.overlap import MAX_BLUR, between, occupied, overlap_mean, quality
 from analysis.stats import Floats, describe, percentile
 from analysis.windows import Window
 from loadgen.histogram import quantile
@@ -62,6 +66,13 @@ METRICS = (
     Metric("in flight", "", "time-weighted mean of requests sent and not ended", "all, cancelled ones too"),
     Metric("percentile", "", "smallest value that p % of the sample do not exceed (inverted CDF)", "no interpolation"),
     Metric("GPU util", "%", "share of time with a kernel running, mean over the window and the GPUs", "GPU samples"),
+    Metric(
+        "SM, tensor, DRAM",
+        "%",
+        "SMs at work, tensor cores at work, memory bandwidth in use: mean over the window (GPM; Hopper and later)",
+        "GPU samples",
+    ),
+    Metric("throttled", "%", "growth of the driver's counters of time held back / time, by power and by heat", "GPU"),
     Metric("VRAM used", "GiB", "memory in use as the driver says, summed over the GPUs", "GPU samples"),
     Metric(
         "VRAM effective",
@@ -69,7 +80,12 @@ METRICS = (
         "used − KV pool + KV usage × KV pool: without the part of the pool that is reserved and empty",
         "GPU and server samples; none when the server does not tell its pool",
     ),
-    Metric("power", "W", "energy counter's difference / time, else mean of the power samples", "summed over the GPUs"),
+    Metric(
+        "power",
+        "W",
+        "energy counter's difference / time, else mean of the driver's averages, else of the power samples",
+        "summed over the GPUs",
+    ),
     Metric(
         "read lag",
         "ms",
@@ -223,7 +239,9 @@ def histogram(values: Floats, edges: Floats, weights: Floats | None = None) -> F
     return np.asarray(np.bincount(bins, weights, minlength=edges.size + 1)[1 : edges.size], dtype=np.float64)
 
 
-def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Window) -> dict[str, Any]:
+def step_figures(
+    run: Run, requests: Requests, telemetry: Telemetry, gpus: Sequence[Card], window: Window
+) -> dict[str, Any]:
     """Everything that is said of a step, but for its caveats: the entry of summary.json."""
     frame, edges = requests.frame, np.array([window.begin_s, window.end_s])
     chosen = between(frame["intended_s"].to_numpy(), *edges)
@@ -242,7 +260,7 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
     loop_lag = _lag(_floats(health["loop_lag_p99_us"]) / 1e3, "p50", "p99")
     read_lag = _read_lag(run, mine, window)
     by_reads = read_lag["p99"] is not None
-    gpus = _gpu_figures(telemetry, edges)
+    measured = [(card, gpu_figures(card, edges)) for card in gpus]
 
     def latency(rows: pd.DataFrame, name: str) -> dict[str, float | None]:
         return describe(latencies(rows, name) if is_measured(rows, name) else np.zeros(0))
@@ -269,7 +287,7 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
             else None
         ),
         "rate": _rates(frame, window) if window.open else None,
-        "in_flight_mean": _in_flight(frame, edges)[0],
+        "in_flight_mean": in_flight(frame, edges)[0],
         "ttft_ms": latency(mine, "ttft_ms"),
         "ttft_ms_ok": latency(good, "ttft_ms"),
         "itl_ms": describe(requests.gap_itl_ms[gaps], gap_tokens if spread else None),
@@ -294,8 +312,8 @@ def step_figures(run: Run, requests: Requests, telemetry: Telemetry, window: Win
         "tokens_per_event": _share(good["tokens"].sum(), good["chunks"].sum()),
         "tokens_from_events_share": _share(good["uncounted"].sum(), len(good)),
         "simulator_late_share": _simulator_late(run, window),
-        "gpus": gpus,
-        "gpu_total": _gpu_total([gpu for gpu in gpus if gpu["simulated"] == telemetry.simulated]),
+        "gpus": [gpu for _, gpu in measured],
+        "gpu_total": gpu_total([gpu for card, gpu in measured if card.counted]),
         "server": _server_figures(telemetry.servers, edges),
         "hosts": host_figures(telemetry, edges),
     }
@@ -318,9 +336,11 @@ def _share(part: Any, whole: Any) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
-def _in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
-    sent = ~frame["dropped"].to_numpy()
-    return occupied(frame["begin_s"].to_numpy()[sent], frame["end_s"].to_numpy()[sent], edges)
+def in_flight(frame: pd.DataFrame, edges: Floats) -> Floats:
+    """Time-weighted mean of requests sent and not ended in each bin between `edges`."""
+    begin, end = frame["begin_s"].to_numpy(), frame["end_s"].to_numpy()
+    there = ~frame["dropped"].to_numpy() & (begin < edges[-1]) & ~(end < edges[0])
+    return occupied(begin[there], end[there], edges)
 
 
 def _rates(frame: pd.DataFrame, window: Window) -> dict[str, float | None]:
@@ -373,88 +393,37 @@ def _simulator_late(run: Run, window: Window) -> float | None:
     return _share(rows["late_tokens"].sum(), rows["emissions"].sum())
 
 
-def _gpu_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
-    simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
-    figures = []
-    for _, rows in telemetry.gpus.groupby(["host", "gpu_index", "gpu_uuid"]):
-        host, uuid = str(rows["host"].iloc[0]), str(rows["gpu_uuid"].iloc[0])
-        t = rows["t_s"].to_numpy()
-        inside = rows[between(t, *edges)]
-
-        def figure(
-            name: str,
-            rows: pd.DataFrame = rows,
-            t: Floats = t,
-            inside: pd.DataFrame = inside,
-        ) -> dict[str, float] | None:
-            mean, coverage = overlap_mean(t, rows[name].to_numpy(), edges)
-            if coverage[0] < MIN_COVERAGE:
-                return None
-            return {"mean": float(mean[0]), "max": float(max(mean[0], inside[name].max()))}
-
-        power = figure("power_w")
-        energy_w = _energy_power(inside, float(edges[1] - edges[0]))
-        if energy_w is not None:
-            power = {"mean": energy_w, "max": power["max"] if power else energy_w}
-        figures.append(
-            {
-                "host": host,
-                "uuid": uuid,
-                "index": int(rows["gpu_index"].iloc[0]),
-                "simulated": simulated[host],
-                "coverage": float(overlap_mean(t, np.zeros(t.size), edges)[1][0]),
-                "util_pct": figure("util_pct"),
-                "vram_used_bytes": figure("used_b"),
-                "vram_effective_bytes": figure("effective_b"),
-                "vram_total_bytes": float(rows["total_b"].max()),
-                "power_w": power,
-            }
-        )
-    return figures
-
-
-def _energy_power(inside: pd.DataFrame, length_s: float) -> float | None:
-    """Mean power of the energy counter over the samples of a window; None where the counter is missing or restarted."""
-    known = inside.dropna(subset=["energy_j"])
-    if len(known) < 2 or (known["energy_j"].diff() < 0).any():
-        return None
-    time_s = float(known["t_s"].iloc[-1] - known["t_s"].iloc[0])
-    if time_s < MIN_COVERAGE * length_s:
-        return None
-    return float(known["energy_j"].iloc[-1] - known["energy_j"].iloc[0]) / time_s
-
-
-def _gpu_total(gpus: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Over all GPUs: mean utilisation, sums of the rest; None where any GPU has no figure."""
-
-    def means(name: str) -> list[float] | None:
-        known = [gpu[name]["mean"] for gpu in gpus if gpu[name]]
-        return known if known and len(known) == len(gpus) else None
-
-    total: dict[str, float | None] = {
-        name: sum(known) if (known := means(name)) else None
-        for name in ("vram_used_bytes", "vram_effective_bytes", "power_w")
-    }
-    util = means("util_pct")
-    return {"util_pct": sum(util) / len(util) if util else None} | total
+_SERVER: tuple[tuple[str, Callable[..., Floats]], ...] = (
+    *(("running", np.sum), ("waiting", np.sum)),
+    ("kv_usage_ratio", np.mean),
+)
 
 
 def _server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
     """Requests running and waiting, summed over engines; KV usage, their mean. None when the run has none of them."""
-    if servers[["running", "waiting", "kv_usage_ratio"]].isna().all(axis=None):
+    names = [name for name, _ in _SERVER]
+    if servers[names].isna().all(axis=None):
         return None
     series = server_series(servers, edges)
-    return {name: None if np.isnan(values[0]) else float(values[0]) for name, values in series.items()}
+    return {name: None if np.isnan(series[name][0]) else float(series[name][0]) for name in names}
 
 
 def server_series(servers: pd.DataFrame, edges: Floats) -> dict[str, Floats]:
-    """running, waiting (sums over engines) and kv_usage_ratio (mean) in each bin; NaN where an engine has no data."""
+    """running, waiting (sums over engines) and kv_usage_ratio (mean) in each bin; NaN where an engine has no data.
+
+    server_coverage is the least of the engines', server_bound_ms the worst.
+    """
     engines = [rows for _, rows in servers.groupby(["host", "engine"])]
+    if not engines:
+        names = (*(name for name, _ in _SERVER), "server_coverage", "server_bound_ms")
+        return dict.fromkeys(names, np.full(edges.size - 1, np.nan))
+    bounds, coverage = quality(engines, edges)
+    blurred = bounds > MAX_BLUR * np.diff(edges)
     series = {}
-    for name, combine in (("running", np.sum), ("waiting", np.sum), ("kv_usage_ratio", np.mean)):
+    for name, combine in _SERVER:
         binned = [overlap_mean(rows["t_s"].to_numpy(), rows[name].to_numpy(), edges)[0] for rows in engines]
-        series[name] = combine(binned, axis=0) if binned else np.full(edges.size - 1, np.nan)
-    return series
+        series[name] = combine(np.where(blurred, np.nan, binned), axis=0)
+    return series | {"server_coverage": coverage.min(axis=0), "server_bound_ms": 1e3 * bounds.max(axis=0)}
 
 
 def bins_of(run: Run, requests: Requests, width_s: float) -> Floats:
@@ -471,7 +440,7 @@ def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float 
     bins = edges.size - 1
     out = pd.DataFrame({"t_s": edges[:-1]})
     out["users"] = _users(run, edges)
-    out["in_flight"] = _in_flight(frame, edges)
+    out["in_flight"] = in_flight(frame, edges)
     out["due_qps"] = histogram(frame["intended_s"].to_numpy(), edges) / width_s
     out["qps"] = histogram(frame["end_s"].to_numpy()[frame["ok"]], edges) / width_s
     out["failed_qps"] = histogram(frame["end_s"].to_numpy()[frame["failed"]], edges) / width_s
@@ -484,16 +453,7 @@ def timeline(run: Run, requests: Requests, telemetry: Telemetry, width_s: float 
         if values.size and 0 <= int(number) < bins:
             ttft[int(number)] = [percentile(values, 50), percentile(values, 99)]
     out["ttft_p50_ms"], out["ttft_p99_ms"] = ttft.T
-    gpus = [rows for _, rows in telemetry.serving.groupby(["host", "gpu_uuid"])]
-    for name, source, combine in (
-        ("gpu_util_pct", "util_pct", np.mean),
-        ("vram_used_b", "used_b", np.sum),
-        ("vram_effective_b", "effective_b", np.sum),
-        ("power_w", "power_w", np.sum),
-    ):
-        binned = [overlap_mean(rows["t_s"].to_numpy(), rows[source].to_numpy(), edges)[0] for rows in gpus]
-        out[name] = combine(binned, axis=0) if binned else np.nan
-    for name, values in server_series(telemetry.servers, edges).items():
+    for name, values in (gpu_series(cards(telemetry), edges) | server_series(telemetry.servers, edges)).items():
         out[name] = values
     return out
 
@@ -503,7 +463,7 @@ def _users(run: Run, edges: Floats) -> Floats:
     total, known = np.zeros(edges.size - 1), np.zeros(edges.size - 1, bool)
     for _, rows in run.health.groupby("worker"):
         t = seconds(rows["t_ns"], start_ns(run))
-        mean, _ = overlap_mean(t, rows["users"].to_numpy(dtype=np.float64, na_value=np.nan), edges)
-        total += np.nan_to_num(mean)
-        known |= ~np.isnan(mean)
+        users, _ = overlap_mean(t, rows["users"].to_numpy(dtype=np.float64, na_value=np.nan), edges)
+        total += np.nan_to_num(users)
+        known |= ~np.isnan(users)
     return np.where(known, total, np.nan)

@@ -33,26 +33,26 @@ class StepColumn(NamedTuple):
     open: bool = False
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _fine(value: float) -> str:
+def fine(value: float) -> str:
     """Three digits at least: 0.123, 1.23, 12.3, 123, 1234."""
     size = abs(value)
     return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
 
 
-def _per_cent(value: float) -> str:
+def per_cent(value: float) -> str:
     return f"{value:.0f}" if value in (0, 100) else f"{min(value, 99.99):.2f}" if value > 99 else f"{value:.1f}"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
     """A share of 1 in %."""
-    return _per_cent(100 * value)
+    return per_cent(100 * value)
 
 
-def _gib(value: float) -> str:
+def gib(value: float) -> str:
     return f"{value / GIB:.1f}"
 
 
@@ -67,18 +67,18 @@ STEP_COLUMNS = (
     StepColumn("in_flight_mean", ("in_flight_mean",)),
     StepColumn("asked_rate", ("rate", "asked")),
     StepColumn("due_rate", ("rate", "due")),
-    StepColumn("delivered_rate", ("rate", "delivered"), "sent /s", _fine, open=True),
-    StepColumn("dropped", ("dropped",), "dropped", _count, open=True),
-    StepColumn("qps", ("qps",), "QPS", _fine),
+    StepColumn("delivered_rate", ("rate", "delivered"), "sent /s", fine, open=True),
+    StepColumn("dropped", ("dropped",), "dropped", count, open=True),
+    StepColumn("qps", ("qps",), "QPS", fine),
     StepColumn("attempted_qps", ("attempted_qps",)),
     StepColumn("failed_qps", ("failed_qps",)),
-    StepColumn("success_pct", ("success_pct",), "success %", _per_cent),
+    StepColumn("success_pct", ("success_pct",), "success %", per_cent),
     *(
         StepColumn(
             f"{metric}_{stat}_ms",
             (f"{metric}_ms", stat),
             f"{metric.upper()} {stat} ms" if stat in shown else None,
-            _fine,
+            fine,
         )
         for metric, shown in (("ttft", ("p50", "p90", "p99")), ("itl", ("p50", "p99")), ("e2e", ("p50", "p99")))
         for stat in ("p50", "p90", "p95", "p99", "mean")
@@ -88,7 +88,7 @@ STEP_COLUMNS = (
             f"service_{stat}_ms",
             ("service_ms", stat),
             "service p99 ms" if stat == "p99" else None,
-            _fine,
+            fine,
             open=True,
         )
         for stat in ("p50", "p90", "p95", "p99", "mean")
@@ -100,11 +100,11 @@ STEP_COLUMNS = (
         for stat in ("p50", "p90", "p95", "p99", "mean")
     ),
     StepColumn("itl_share", ("itl_share",)),
-    StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", _fine),
-    StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", _count, gpu=True),
-    StepColumn("vram_used_b", ("gpu_total", "vram_used_bytes"), "VRAM used GiB", _gib, gpu=True),
-    StepColumn("vram_effective_b", ("gpu_total", "vram_effective_bytes"), "VRAM effective GiB", _gib, gpu=True),
-    StepColumn("power_w", ("gpu_total", "power_w"), "power W", _count, gpu=True),
+    StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", fine),
+    StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", count, gpu=True),
+    StepColumn("vram_used_b", ("gpu_total", "vram_used_bytes"), "VRAM used GiB", gib, gpu=True),
+    StepColumn("vram_effective_b", ("gpu_total", "vram_effective_bytes"), "VRAM effective GiB", gib, gpu=True),
+    StepColumn("power_w", ("gpu_total", "power_w"), "power W", count, gpu=True),
     StepColumn("running", ("server", "running")),
     StepColumn("waiting", ("server", "waiting")),
     StepColumn("kv_usage_ratio", ("server", "kv_usage_ratio")),
@@ -125,11 +125,11 @@ STEP_COLUMNS = (
     StepColumn("client_lag_source", ("client_lag_source",)),
     StepColumn("worker_cpu_pct", ("worker_cpu_pct",)),
     StepColumn("client_lag_p50_ms", ("client_lag_ms", "p50")),
-    StepColumn("client_lag_p99_ms", ("client_lag_ms", "p99"), "client lag p99 ms", _fine),
+    StepColumn("client_lag_p99_ms", ("client_lag_ms", "p99"), "client lag p99 ms", fine),
 )
 
 
-def _at(step: Any, path: tuple[str, ...]) -> Any:
+def at(step: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         step = step.get(key) if step else None
     return step
@@ -141,7 +141,7 @@ def step_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     shown = [column for column in STEP_COLUMNS if column.header is not None and (not column.open or unit == RATE)]
     prefix = f"{SIMULATED_GPU} " if summary["simulated_gpu"] else ""
     headers = [prefix + (c.header or "").removeprefix("GPU ") if c.gpu and prefix else c.header or unit for c in shown]
-    return headers, [[text(_at(step, column.path), column.show) for column in shown] for step in summary["steps"]]
+    return headers, [[text(at(step, column.path), column.show) for column in shown] for step in summary["steps"]]
 
 
 def unit_of(summary: Summary) -> str:
@@ -149,7 +149,7 @@ def unit_of(summary: Summary) -> str:
     return summary["steps"][0]["unit"] if summary["steps"] else "users"
 
 
-def text(value: Any, show: Callable[[float], str] = _fine) -> str:
+def text(value: Any, show: Callable[[float], str] = fine) -> str:
     """A figure of a summary as a reader sees it."""
     return DASH if value is None else "inf" if value == float("inf") or value == "inf" else show(value)
 
@@ -169,8 +169,8 @@ def certificate_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
             *(text(step[f"{lag}_lag_ms"][stat]) for lag in ("read", "send") for stat in _LAGS),
             text(step["loop_lag_ms"]["p99"]),
             *(text(step[name]) for name in ("loop_stall_ms", "gc_pause_ms")),
-            text(step["worker_cpu_pct"], _count),
-            *(text(step[name], _share) for name in ("coalesced_share", "kernel_stamp_share")),
+            text(step["worker_cpu_pct"], count),
+            *(text(step[name], share) for name in ("coalesced_share", "kernel_stamp_share")),
         ]
         for step in summary["steps"]
     ]
@@ -183,11 +183,11 @@ def gpu_source(summary: Summary) -> str:
 
 def steps_frame(summary: Summary) -> pd.DataFrame:
     """A row a step, all columns of STEP_COLUMNS, numbers (inf, NaN); `gpu_source` says whether GPUs were simulated."""
-    rows = [{column.name: _number(_at(step, column.path)) for column in STEP_COLUMNS} for step in summary["steps"]]
+    rows = [{column.name: as_number(at(step, column.path)) for column in STEP_COLUMNS} for step in summary["steps"]]
     return pd.DataFrame(rows, columns=[column.name for column in STEP_COLUMNS]).assign(gpu_source=gpu_source(summary))
 
 
-def _number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     return float("nan") if value is None else float("inf") if value == "inf" else value
 
 
@@ -207,92 +207,6 @@ def peak(summary: Summary) -> dict[str, Any] | None:
     return max(measured, key=lambda step: float(step["qps"])) if measured else None
 
 
-_GPU_FIGURES = ("util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w")
-
-
-def gpus_frame(summary: Summary) -> pd.DataFrame:
-    """A row a step and GPU: mean and max of each figure."""
-    facts = ["host", "uuid", "index", "coverage", "vram_total_bytes"]
-    rows = [
-        {"step": number, "level": step["level"]}
-        | {name: gpu[name] for name in facts}
-        | {f"{name}_{stat}": _number(_at(gpu, (name, stat))) for name in _GPU_FIGURES for stat in ("mean", "max")}
-        | {"gpu_source": SIMULATED_GPU if gpu["simulated"] else "NVML"}
-        for number, step in enumerate(summary["steps"])
-        for gpu in step["gpus"]
-    ]
-    figures = [f"{name}_{stat}" for name in _GPU_FIGURES for stat in ("mean", "max")]
-    return pd.DataFrame(rows, columns=["step", "level", *facts, *figures, "gpu_source"])
-
-
-def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of the table of GPUs as text: means of each step's window."""
-    headers = [
-        unit_of(summary),
-        "host",
-        "GPU",
-        "util %",
-        "VRAM used GiB",
-        "VRAM effective GiB",
-        "VRAM total GiB",
-        "power W",
-    ]
-    rows = [
-        [
-            str(step["level"]),
-            gpu["host"],
-            f"{gpu['index']} ({SIMULATED_GPU})" if gpu["simulated"] else str(gpu["index"]),
-            text(_at(gpu, ("util_pct", "mean")), _count),
-            text(_at(gpu, ("vram_used_bytes", "mean")), _gib),
-            text(_at(gpu, ("vram_effective_bytes", "mean")), _gib),
-            text(gpu["vram_total_bytes"], _gib),
-            text(_at(gpu, ("power_w", "mean")), _count),
-        ]
-        for step in summary["steps"]
-        for gpu in step["gpus"]
-    ]
-    return headers, rows
-
-
-_HOST_FIGURES = (
-    *("cpu_pct", "iowait_pct", "steal_pct", "psi_cpu_some_pct", "psi_io_some_pct", "psi_mem_some_pct"),
-    *("mem_available_bytes", "mem_total_bytes"),
-)
-
-
-def hosts_frame(summary: Summary) -> pd.DataFrame:
-    """A row a step and host; `source` says whether the host is one of the simulator."""
-    rows = [
-        {"step": number, "level": step["level"], "host": host["host"], "coverage": host["coverage"]}
-        | {name: _number(host[name]) for name in _HOST_FIGURES}
-        | {f"busiest_cpu_pct_{stat}": _number(_at(host, ("busiest_cpu_pct", stat))) for stat in ("mean", "max")}
-        | {"source": SIMULATED_GPU if host["simulated"] else "measured"}
-        for number, step in enumerate(summary["steps"])
-        for host in step["hosts"]
-    ]
-    figures = [*_HOST_FIGURES, "busiest_cpu_pct_mean", "busiest_cpu_pct_max"]
-    return pd.DataFrame(rows, columns=["step", "level", "host", "coverage", *figures, "source"])
-
-
-def host_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of the table of hosts as text."""
-    percent = ("CPU %", "busiest core %", "iowait %", "steal %", "pressure CPU %", "pressure IO %", "pressure memory %")
-    headers = [unit_of(summary), "host", *percent, "memory available GiB", "memory total GiB"]
-    rows = [
-        [
-            str(step["level"]),
-            f"{host['host']} ({SIMULATED_GPU})" if host["simulated"] else host["host"],
-            text(host["cpu_pct"], _per_cent),
-            text(_at(host, ("busiest_cpu_pct", "mean")), _per_cent),
-            *(text(host[f"{name}_pct"], _per_cent) for name in ("iowait", "steal", *_PRESSURE)),
-            *(text(host[f"mem_{name}_bytes"], _gib) for name in ("available", "total")),
-        ]
-        for step in summary["steps"]
-        for host in step["hosts"]
-    ]
-    return headers, rows
-
-
 def server_times_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Headers and rows, as text, of the times that the server reported; no rows when none were asked for."""
     rows = [
@@ -301,16 +215,6 @@ def server_times_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         for name, figures in step["server_times_ms"].items()
     ]
     return [unit_of(summary), "time", "p50 ms", "p90 ms", "p99 ms", "mean ms"], rows
-
-
-_PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")
-
-
-def agent_cost(agent: dict[str, Any]) -> str:
-    """What an agent cost, on one line."""
-    rss = DASH if agent["rss_bytes"] is None else f"{agent['rss_bytes'] / 2**20:.0f} MiB"
-    due = agent["ticks"] + agent["skipped"]
-    return f"{text(agent['cpu_pct'])} % of a core, {agent['skipped']} of {due} ticks skipped, {rss}"
 
 
 # Kinds of failure that the report's table shows; summary.json has them all.

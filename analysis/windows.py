@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.join import seconds, start_ns
+from analysis.clocks import seconds, start_ns
 from analysis.load import Run
 from loadgen.plan import WARMUP_SHARE
 

@@ -55,7 +55,15 @@ PANELS = (
         (Curve("ttft_p50_ms", "p50", BLUE), Curve("ttft_p99_ms", "p99", RED, "-.")),
         log=True,
     ),
-    Panel("GPU utilisation", "%", (Curve("gpu_util_pct", "mean of the GPUs", GREEN),)),
+    Panel(
+        "GPU utilisation",
+        "%",
+        (
+            Curve("gpu_util_pct", "a kernel runs", GREEN),
+            Curve("gpu_sm_pct", "SMs at work", BLUE, "--"),
+            Curve("gpu_dram_pct", "memory bandwidth", ORANGE, "-."),
+        ),
+    ),
     Panel(
         "GPU memory",
         "GiB",
@@ -75,6 +83,12 @@ OPEN_PANELS = (
     Panel("Load", "requests", (Curve("in_flight", "requests in flight", BLUE),)),
     Panel("Throughput", "requests/s", (Curve("due_qps", "due", BLACK, ":"), *PANELS[1].curves)),
     *PANELS[2:],
+)
+# Telemetry without a load: one step of no users.
+RECORDED_PANELS = (
+    Panel("Hosts", "%", (Curve("busiest_cpu_pct", "busiest core of any", BLACK),)),
+    Panel("GPU power", "W", (Curve("power_w", "all GPUs", RED),)),
+    *PANELS[3:],
 )
 # With more steps than this only every n-th is labelled.
 LABELS = 12
@@ -101,9 +115,10 @@ def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], sou
     `frame` has bins of `width_s`; the steps' holds are shaded, their measuring windows darker.
     """
     is_open = any(window.open for window in windows)
+    is_recording = bool(windows) and not any(window.level for window in windows)
     shown = [
         panel
-        for panel in (OPEN_PANELS if is_open else PANELS)
+        for panel in (RECORDED_PANELS if is_recording else OPEN_PANELS if is_open else PANELS)
         if any(_drawable(frame, curve) for curve in panel.curves)
     ]
     if not shown:
@@ -112,10 +127,11 @@ def timeline(frame: pd.DataFrame, width_s: float, windows: Sequence[Window], sou
     for panel, place in zip(shown, axes, strict=True):
         _draw(place, panel, frame, frame["t_s"] + width_s / 2)
         place.set_title(titled(panel.title, source), fontsize=10)
-        _shade(place, windows)
-    _label_steps(axes[0], windows)
+        _shade(place, [] if is_recording else windows)
+    if not is_recording:
+        _label_steps(axes[0], windows)
     axes[0].set_xlim(0, frame["t_s"].max() + width_s)
-    axes[-1].set_xlabel(_SECONDS)
+    axes[-1].set_xlabel("seconds since the start" if is_recording else _SECONDS)
     figure.align_ylabels(axes)
     return figure
 

@@ -1,6 +1,6 @@
 """Builds report/ of a run directory from that directory alone; again whenever asked, whatever state the run is in.
 
-    load -> join -> windows -> metrics + checks -> summary.json, tables/, figures/, report.html
+    load -> clocks -> join -> windows -> metrics + checks -> summary.json, tables/, figures/, report.html
 
 Here: the order of things and the shape of summary.json. Times in it are ms, or seconds since the run's start.
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from analysis import failures, hosts, join, metrics, tables
+from analysis import clocks, failures, host_tables, hosts, join, metrics, recording, tables
 from analysis.checks import (
     SIMULATED_GPU,
     client_lag_limit,
@@ -27,6 +27,8 @@ from analysis.checks import (
     send_lag_limit,
     step_caveats,
 )
+from analysis.gpus import cards
+from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.report.pictures import OverTime, Picture, draw
 from analysis.windows import RATE, Window, step_windows
@@ -72,7 +74,7 @@ def build(run_dir: Path, figures: bool = True) -> Built:
     """
     run, requests, telemetry, windows, summary = _analyse(run_dir)
     steps = tables.steps_frame(summary)
-    seconds = metrics.timeline(run, requests, telemetry)
+    seconds = recording.timeline(run, requests, telemetry)
     report = run_dir / rundir.REPORT
     try:
         shutil.rmtree(report, ignore_errors=True)
@@ -84,16 +86,17 @@ def build(run_dir: Path, figures: bool = True) -> Built:
             ("steps", steps),
             ("requests_by_outcome", tables.outcomes_frame(summary)),
             ("timeline", seconds.assign(gpu_source=source)),
-            ("gpus", tables.gpus_frame(summary)),
-            ("hosts", tables.hosts_frame(summary)),
+            ("gpus", host_tables.gpus_frame(summary)),
+            ("hosts", host_tables.hosts_frame(summary)),
         ):
             table.to_csv(report / "tables" / f"{name}.csv", index=False, float_format="%.12g", errors="replace")
         pictures: list[Picture] = []
         if figures:
             over_time = _over_time(run, requests, telemetry, seconds)
-            pictures = draw(report / "figures", summary, steps, over_time, windows)
+            of_steps = {**summary, "steps": []} if recording.is_one(run) else summary
+            pictures = draw(report / "figures", of_steps, steps[steps["level"] > 0], over_time, windows)
         html = report / "report.html"
-        _write(html, _page(run, telemetry, summary, pictures))
+        _write(html, _page(run, summary, pictures))
     except OSError as error:
         remedy = f"make room, then: loadgen report {run_dir}"
         raise RunDirError(f"cannot write the report to {report}: {error.strerror}; {remedy}") from error
@@ -107,25 +110,33 @@ def _write(path: Path, text: str) -> None:
 def _over_time(run: Run, requests: metrics.Requests, telemetry: join.Telemetry, seconds: pd.DataFrame) -> OverTime:
     """The run in bins that are wide enough for a figure; `seconds` has bins of 1 s."""
     width_s, bar_s = (float(max(1, math.ceil(len(seconds) / most))) for most in (MAX_POINTS, MAX_BARS))
-    binned = seconds if width_s == 1 else metrics.timeline(run, requests, telemetry, width_s)
+    binned = seconds if width_s == 1 else recording.timeline(run, requests, telemetry, width_s)
     return OverTime(binned, width_s, failures.over_time(requests, metrics.bins_of(run, requests, bar_s)), bar_s)
 
 
 def _analyse(run_dir: Path) -> Analysed:
-    run = load(run_dir)
+    run, worker_clocks = clocks.align(load(run_dir))
     requests, telemetry = metrics.derive(run), join.telemetry(run)
+    if recording.is_one(run):
+        run = recording.as_step(run, telemetry)
+    gpus = cards(telemetry)
     windows, unreached = step_windows(run)
     simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
-    zero = join.start_ns(run)
-    timed = [((int(event["t_ns"]) - zero) / 1e9, event) for event in run.events]
+    timed = clocks.events(run)
     agents = hosts.agent_figures(telemetry)
+    known_clocks = [_clock(clock) for clock in (*worker_clocks, *telemetry.clocks)]
     steps = []
+    of_run: list[dict[str, str]] = []
     for window in windows:
-        step = metrics.step_figures(run, requests, telemetry, window)
+        step = metrics.step_figures(run, requests, telemetry, gpus, window)
         step["client_lag_limit_ms"] = client_lag_limit(step)[0]
         step["send_lag_limit_ms"] = send_lag_limit(step)
         step["client_on_time"] = client_on_time(step)
-        steps.append(step | {"caveats": step_caveats(step, window, run.manifest, timed)})
+        caveats = step_caveats(step, window, run.manifest, timed)
+        if not window.level:  # a recording: what is to be known of it is so of the whole run
+            of_run += [caveat for caveat in caveats if caveat["code"] != "no_requests"]
+            caveats = []
+        steps.append(step | {"caveats": caveats})
     damaged = [finding.file for finding in run.damage]
     summary = {
         "schema": SCHEMA,
@@ -135,16 +146,31 @@ def _analyse(run_dir: Path) -> Analysed:
         "target": run.manifest["target"],
         "simulated_gpu": simulated_gpu,
         "steps": steps,
-        "clocks": [
-            {"host": c.host, "bound_ms": c.bound_ns / 1e6, "drift_ppm": c.fit.drift_ppm if c.fit else None}
-            for c in telemetry.clocks
-        ],
+        "clocks": known_clocks,
+        "sensor_lag_ms": sensor_lags(requests, gpus, windows),
         "agents": agents,
         "failures": failures.kinds(run, requests),
         "damage": [finding._asdict() for finding in run.damage],
-        "caveats": run_caveats(run.manifest, run.events, agents, telemetry.problems, damaged, unreached, simulated_gpu),
+        "caveats": of_run
+        + run_caveats(
+            run.manifest, run.events, agents, known_clocks, telemetry.problems, damaged, unreached, simulated_gpu
+        ),
     }
     return Analysed(run, requests, telemetry, windows, _plain(summary))
+
+
+def _clock(clock: clocks.HostClock) -> dict[str, Any]:
+    differ_ns, limit_ns = clock.time_of_day or (None, None)
+    return {
+        "host": clock.host,
+        "bound_ms": clock.bound_ns / 1e6,
+        "bound_median_ms": clock.median_ns / 1e6,
+        "drift_ppm": clock.fit.drift_ppm if clock.fit else None,
+        "steps": [{"at_s": at_s, "size_ms": size_ns / 1e6} for at_s, size_ns in clock.steps],
+        "synchronised": clock.synchronised,
+        "time_of_day_ms": None if differ_ns is None else differ_ns / 1e6,
+        "time_of_day_limit_ms": None if limit_ns is None else limit_ns / 1e6,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -170,9 +196,12 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures: list[Picture]) -> str:
+def _page(run: Run, summary: dict[str, Any], pictures: list[Picture]) -> str:
     headers, rows = tables.step_table(summary)
-    zero = join.start_ns(run)
+    gpus, of_hosts = host_tables.gpu_table(summary), host_tables.host_table(summary)
+    is_recording = recording.is_one(run)
+    if is_recording:
+        gpus, of_hosts = ((names[1:], [row[1:] for row in rows]) for names, rows in (gpus, of_hosts))
     return _template().render(
         manifest=run.manifest,
         summary=summary,
@@ -182,17 +211,18 @@ def _page(run: Run, telemetry: join.Telemetry, summary: dict[str, Any], pictures
         unit=tables.unit_of(summary),
         rate=RATE,
         itl_share=min((s["itl_share"] for s in summary["steps"] if s["itl_share"] is not None), default=None),
+        recorded_s=summary["steps"][0]["window_s"] if is_recording else None,
         certificate=tables.certificate_table(summary),
-        gpu_table=tables.gpu_table(summary),
-        host_table=tables.host_table(summary),
+        gpu_table=gpus,
+        host_table=of_hosts,
+        clock_table=host_tables.clock_table(summary),
+        sensor_lag=host_tables.sensor_lag(summary),
         server_times=tables.server_times_table(summary),
         failures=tables.failure_table(summary),
         outcomes=[row for row in tables.outcomes_frame(summary).itertuples(index=False) if row.requests],
-        events=[
-            ((int(event["t_ns"]) - zero) / 1e9, event.get("kind", ""), event.get("text", "")) for event in run.events
-        ],
+        events=[(at_s, event.get("kind", ""), event.get("text", "")) for at_s, event in clocks.events(run)],
         definitions=metrics.METRICS,
-        environment=_facts(run, telemetry, summary["agents"]),
+        environment=_facts(run),
         pictures=pictures,
         simulated=SIMULATED_GPU if summary["simulated_gpu"] else "",
     )
@@ -217,8 +247,8 @@ def _milliseconds(value: float) -> str:
     return f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
 
 
-def _facts(run: Run, telemetry: join.Telemetry, agents: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The manifest, the clocks and what the agents cost, one row a fact; nested facts get a dotted name."""
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """The manifest, one row a fact; nested facts get a dotted name."""
     rows: list[tuple[str, str]] = []
 
     def walk(name: str, value: Any) -> None:
@@ -229,8 +259,4 @@ def _facts(run: Run, telemetry: join.Telemetry, agents: list[dict[str, Any]]) ->
             rows.append((name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
     walk("", run.manifest)
-    for clock in telemetry.clocks:
-        walk(f"telemetry.{clock.host}.clock_error_bound_ms", clock.bound_ns / 1e6)
-    for agent in agents:
-        walk(f"telemetry.{agent['host']}.agent_cost", tables.agent_cost(agent))
     return rows

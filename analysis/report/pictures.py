@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis import tables
+from analysis import host_tables, tables
 from analysis.plots import bounds, canvas, concurrency, timeline
 from analysis.windows import Window
 
@@ -58,9 +58,9 @@ def draw(
             "qps_vs_concurrency": concurrency.qps_vs_concurrency(steps),
             "latency_vs_concurrency": concurrency.latency_vs_concurrency(steps),
             "throughput_latency": concurrency.throughput_latency(steps),
-            "gpu_vs_concurrency": concurrency.gpu_vs_concurrency(steps, tables.gpus_frame(summary)),
+            "gpu_vs_concurrency": concurrency.gpu_vs_concurrency(steps, host_tables.gpus_frame(summary)),
             "queue_vs_concurrency": bounds.queue_vs_concurrency(steps),
-            "host_vs_concurrency": bounds.host_vs_concurrency(steps, tables.hosts_frame(summary)),
+            "host_vs_concurrency": bounds.host_vs_concurrency(steps, host_tables.hosts_frame(summary)),
             "client_vs_concurrency": bounds.client_vs_concurrency(steps),
             "timeline": timeline.timeline(over_time.timeline, over_time.width_s, windows, source),
             "errors": timeline.errors(over_time.failures, over_time.failures_width_s, windows, source),

@@ -21,6 +21,8 @@ ZERO_NS = 9_007_199_254_740_993_001  # far above 2**53: a float would round it
 BOOT = "boot-of-the-controller"
 GIB = 2**30
 
+Rows = Iterable[dict[str, Any]]
+
 
 def at(seconds: float) -> int:
     return ZERO_NS + round(seconds * 1e9)
@@ -75,8 +77,8 @@ def step(run: Path, number: int, level: float, what: str, t: float, unit: str = 
     rundir.append_line(run / rundir.STEPS, line)
 
 
-def event(run: Path, kind: str, text: str, t: float) -> None:
-    rundir.append_line(run / rundir.EVENTS, {"t_ns": at(t), "kind": kind, "text": text})
+def event(run: Path, kind: str, text: str, t: float, **facts: Any) -> None:
+    rundir.append_line(run / rundir.EVENTS, {"t_ns": at(t), "kind": kind, "text": text, **facts})
 
 
 def request(
@@ -120,15 +122,15 @@ def write_requests(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0, b
     return path
 
 
-def write_health(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0) -> Path:
+def write_health(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0, **facts: str) -> Path:
     path = run / rundir.WORKERS / f"worker-{worker}.arrow"
-    _write(path, record.HEALTH_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)})
+    _write(path, record.HEALTH_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)} | facts)
     return path
 
 
-def write_histograms(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0) -> Path:
+def write_histograms(run: Path, rows: Iterable[dict[str, Any]], worker: int = 0, **facts: str) -> Path:
     path = run / rundir.WORKERS / f"worker-{worker}.histograms.arrow"
-    _write(path, record.HISTOGRAM_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)})
+    _write(path, record.HISTOGRAM_COLUMNS, list(rows), 50, {"schema": str(record.SCHEMA)} | facts)
     return path
 
 
@@ -164,6 +166,62 @@ def gpu(t: float, index: int = 0, **values: Any) -> dict[str, Any]:
     stamps = {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000}
     usual = {"util_pct": 50.0, "mem_total_b": 80 * GIB, "mem_used_b": 60 * GIB, "mem_version": 2, "power_mw": 300_000}
     return stamps | {"gpu_uuid": f"GPU-{index}", "gpu_index": index} | usual | values
+
+
+def slow(t: float, index: int = 0, **values: Any) -> dict[str, Any]:
+    """A card that runs at its highest clock; its counters stand still."""
+    stamps = {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000}
+    counters = dict.fromkeys(("thr_sw_power_ns", "thr_sw_therm_ns", "thr_hw_therm_ns", "thr_hw_brake_ns"), 0)
+    usual = {"power_avg_mw": 280_000, "sm_mhz": 1980, "temp_c": 60}
+    return stamps | {"gpu_uuid": f"GPU-{index}", "gpu_index": index} | counters | usual | values
+
+
+def util(t: float, index: int = 0, length_s: float = 0.2, **values: Any) -> dict[str, Any]:
+    """What the driver says of the time that ended at `t`."""
+    stamps = {"t0_mono_ns": at(t - length_s), "t1_mono_ns": at(t)}
+    return stamps | {"gpu_uuid": f"GPU-{index}", "gpu_index": index, "util_pct": 70.0} | values
+
+
+def process(t: float, pid: int = 7, cpu_share: float = 1.5, **values: Any) -> dict[str, Any]:
+    """A process of the server: a tenth of the time it waits for a CPU, and a twentieth its cgroup is held back."""
+    usual = {
+        "name": "python3",
+        "starttime_ticks": 100 * pid,
+        "utime_ticks": round(t * cpu_share * 80),
+        "stime_ticks": round(t * cpu_share * 20),
+        "rss_b": 3 * GIB,
+        "run_delay_ns": round(t * 1e8),
+        "cg_throttled_us": round(t * 50_000),
+    }
+    return {"t0_mono_ns": at(t) - 1000, "t1_mono_ns": at(t) + 1000, "pid": pid} | usual | values
+
+
+class Far:
+    """The host "far" of another boot, whose clock reads `offset_s` more; what is written is given in the run's time."""
+
+    def __init__(self, run: Path, offset_s: float) -> None:
+        self._run = run
+        self._shift = round(offset_s * 1e9)
+        self._facts = {"host": "far.example", "boot_id": "boot-of-far"}
+
+    def probes(self, host: str = "far.example", rtt_ms: float = 0.2, times: Sequence[float] = (-1, 9, 20, 30)) -> None:
+        for t in times:
+            out = round(rtt_ms * 5e5)
+            arrived = at(t) + out + self._shift
+            stamps = {"t0_ns": at(t), "t1_ns": arrived, "t2_ns": arrived + 50_000, "t3_ns": at(t) + 2 * out + 50_000}
+            rundir.append_line(self._run / rundir.CLOCKS, {"host": host, **stamps})
+
+    def table(self, name: str, rows: Iterable[dict[str, Any]], **facts: str) -> None:
+        write_table(self._run, "far", name, [self._moved(row) for row in rows], **self._facts, **facts)
+
+    def worker(self, number: int, requests: Rows, healths: Rows = (), histograms: Rows = ()) -> None:
+        for write, rows in ((write_requests, requests), (write_health, healths), (write_histograms, histograms)):
+            write(self._run, [self._moved(row) for row in rows], number, **self._facts)
+
+    def _moved(self, row: dict[str, Any]) -> dict[str, Any]:
+        stamps = {name for name in row if name.endswith("_ns") and row[name] is not None}
+        stamps -= {name for name in row if name.startswith(("thr_", "run_delay", "suspended"))}
+        return row | {name: row[name] + self._shift for name in stamps}
 
 
 def server(t: float, engine: str = "", **values: Any) -> dict[str, Any]:

@@ -417,7 +417,8 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
             "ttft_p50_ms",
             "ttft_p99_ms",
         ),
-        *("gpu_util_pct", "vram_used_b", "vram_effective_b", "power_w", "running", "waiting", "kv_usage_ratio"),
+        *("gpu_util_pct", "gpu_sm_pct", "gpu_tensor_pct", "gpu_dram_pct", "vram_used_b", "vram_effective_b", "power_w"),
+        *("gpu_coverage", "gpu_bound_ms", "running", "waiting", "kv_usage_ratio", "server_coverage", "server_bound_ms"),
         "gpu_source",
     ]
     seconds = [float(line.split(",")[0]) for line in lines[1:]]
@@ -426,7 +427,7 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
 
 SUMMARY = {
     *("schema", "run_id", "status", "reason", "target", "simulated_gpu", "steps", "clocks", "caveats"),
-    *("agents", "failures", "damage"),
+    *("agents", "failures", "damage", "sensor_lag_ms"),
 }
 STEP = {
     *("level", "unit", "begin_s", "end_s", "window_s", "requests", "ok", "errors", "cancelled", "ended_after_window"),
@@ -440,14 +441,25 @@ STEP = {
 }
 GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),
-    *("vram_total_bytes", "power_w"),
+    *("vram_total_bytes", "power_w", "gi_id", "bound_ms", "sm_pct", "occ_pct", "tensor_pct", "dram_pct", "sm_mhz"),
+    *("temp_c", "throttled_share", "pcie_bytes_per_s", "nvlink_bytes_per_s"),
 }
+HOST = {
+    *("host", "simulated", "coverage", "bound_ms", "cpu_pct", "busiest_cpu_pct", "iowait_pct", "steal_pct"),
+    *("psi_cpu_some_pct", "psi_io_some_pct", "psi_mem_some_pct", "mem_available_bytes", "mem_total_bytes", "server"),
+}
+CLOCK = {
+    *("host", "bound_ms", "bound_median_ms", "drift_ppm", "steps", "synchronised"),
+    *("time_of_day_ms", "time_of_day_limit_ms"),
+}
+AGENT = {"host", "cpu_pct", "ticks", "skipped", "skipped_share", "rss_bytes", "dropped", "suspended_s"}
 
 
 def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     """Others read summary.json: a key that is renamed or dropped needs a new SCHEMA."""
     syn.write_table(thousand, "here", "gpu_fast", [syn.gpu(k / 10) for k in range(201)])
-    syn.write_table(thousand, "here", "server", [syn.server(float(k)) for k in range(21)])
+    for table, row in (("server", syn.server), ("host", syn.host), ("agent", syn.agent)):
+        syn.write_table(thousand, "here", table, [row(float(k)) for k in range(21)])
     build(thousand, figures=False)
     summary = syn.summary_of(thousand)
     (step,) = summary["steps"]
@@ -455,7 +467,8 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     assert summary.keys() == SUMMARY
     assert step.keys() == STEP
     documented = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
-    assert [key for key in {*SUMMARY, *STEP} if f"`{key}`" not in documented] == []
+    keys = {*SUMMARY, *STEP, *GPU, *HOST, *CLOCK, *AGENT}
+    assert [key for key in keys if f"`{key}`" not in documented] == []
     assert step["gpus"][0].keys() == GPU
     for name in ("ttft_ms", "tpot_ms", "e2e_ms", "service_ms"):
         assert step[name].keys() == step[f"{name}_ok"].keys() == {"p50", "p90", "p95", "p99", "mean"}
@@ -465,5 +478,7 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     assert step["gpus"][0]["power_w"].keys() == {"mean", "max"}
     assert step["gpu_total"].keys() == {"util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w"}
     assert step["server"].keys() == {"running", "waiting", "kv_usage_ratio"}
-    assert summary["clocks"][0].keys() == {"host", "bound_ms", "drift_ppm"}
+    assert summary["clocks"][0].keys() == CLOCK
+    assert step["hosts"][0].keys() == HOST and summary["agents"][0].keys() == AGENT
+    assert summary["sensor_lag_ms"][0].keys() == {"host", "signal", "lag_ms", "peak"}
     assert all(caveat.keys() == {"code", "text", "remedy"} for caveat in step["caveats"])

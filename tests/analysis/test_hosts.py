@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from analysis.host_tables import host_table
 from analysis.report.build import build, summarise
-from analysis.tables import host_table
 from tests.analysis import synthetic as syn
 
 GIB = syn.GIB
@@ -82,3 +82,50 @@ def test_an_agent_that_costs_much_is_a_caveat_of_the_run(run: Path) -> None:
     summary = summarise(run)
     assert {"agent_cpu", "agent_late"} <= set(codes(summary))
     assert summary["agents"][0]["skipped_share"] == pytest.approx(0.1)
+
+
+def test_the_busiest_process_of_the_server_is_told(run: Path) -> None:
+    rows = [syn.process(float(t), pid, share) for t in SECONDS for pid, share in ((7, 0.2), (8, 1.5), (9, 0.1))]
+    rows += [syn.process(t / 10, 10, 5.0) for t in range(100, 150)]  # it was there for a third of the window
+    syn.write_table(run, "here", "host", [syn.host(float(t)) for t in SECONDS])
+    syn.write_table(run, "here", "process", rows)
+    built = build(run, figures=False)
+    server = built.summary["steps"][0]["hosts"][0]["server"]
+    known = {"cpu_pct": 150, "run_delay_pct": 10, "throttled_pct": 5, "rss_bytes": 3 * GIB}
+    assert {name: server[name] for name in known} == pytest.approx(known)
+    assert (server["pid"], server["name"]) == (8, "python3")
+    headers, ((*_, cpu, waits, held, memory),) = host_table(built.summary)
+    assert headers[-4] == "server CPU % of a core" and (cpu, waits, held, memory) == ("150", "10.0", "5.0", "3.0")
+    assert "150" in (run / "report" / "tables" / "hosts.csv").read_text()
+
+
+def test_a_pid_that_another_process_was_given_is_another_process(run: Path) -> None:
+    rows = [syn.process(float(t), 7, 0.5) for t in range(11)]
+    rows += [syn.process(float(t), 7, 0.9) | {"starttime_ticks": 5} for t in range(11, 21)]
+    syn.write_table(run, "here", "host", [syn.host(float(t)) for t in SECONDS])
+    syn.write_table(run, "here", "process", [row | {"run_delay_ns": None, "cg_throttled_us": None} for row in rows])
+    server = summarise(run)["steps"][0]["hosts"][0]["server"]
+    assert server["cpu_pct"] == pytest.approx(90)  # of seconds 11 to 19, the only one that is there for half the window
+    assert server["run_delay_pct"] is None and server["throttled_pct"] is None
+
+
+def test_a_host_without_processes_of_the_server_has_none(run: Path) -> None:
+    syn.write_table(run, "here", "host", [syn.host(float(t)) for t in SECONDS])
+    syn.write_table(run, "far", "process", [syn.process(float(t)) for t in SECONDS])
+    assert [host["server"] for host in summarise(run)["steps"][0]["hosts"]] == [None]
+
+
+def test_a_host_whose_samples_stop_is_said_so(run: Path) -> None:
+    syn.write_table(run, "here", "host", [syn.host(float(t)) for t in range(8)])
+    (step,) = summarise(run)["steps"]
+    (found,) = [caveat for caveat in step["caveats"] if caveat["code"] == "telemetry_gap"]
+    assert "samples of here cover 17 %" in found["text"]
+
+
+@pytest.mark.parametrize(("grown_ns", "said"), [(0, False), (5_000_000, False), (2_500_000_000, True)])
+def test_a_host_that_slept_during_the_run_is_said_so(run: Path, grown_ns: int, said: bool) -> None:
+    rows = [syn.agent(float(t), suspended_ns=3 * 10**12 + (grown_ns if t > 9 else 0)) for t in SECONDS]
+    syn.write_table(run, "here", "agent", rows)
+    summary = summarise(run)
+    assert summary["agents"][0]["suspended_s"] == pytest.approx(grown_ns / 1e9)
+    assert ("suspended" in codes(summary)) == said

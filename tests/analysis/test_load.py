@@ -51,17 +51,27 @@ def test_every_cut_of_a_shard_loses_its_tail_only(tmp_path: Path) -> None:
     assert rows == sorted(rows) and rows[-1] == 30
 
 
-def test_shards_of_an_unknown_schema_or_clock_are_left_out_and_said_so(tmp_path: Path) -> None:
+def test_shards_of_an_unknown_schema_are_left_out_and_said_so(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     syn.write_requests(run, [syn.request(1.0)], 0, schema="99")
-    syn.write_requests(run, [syn.request(1.0)], 1, boot_id="another boot")
+    syn.write_requests(run, [syn.request(1.0)], 1, schema="0")
     syn.write_table(run, "here", "gpu_fast", [syn.gpu(1.0)], schema="99")
     loaded = load(run)
     assert loaded.requests.empty and loaded.hosts == []
     assert len(loaded.damage) == 3
 
 
-def test_columns_that_a_shard_lacks_are_null(tmp_path: Path) -> None:
+def test_shards_of_another_clock_wait_apart(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [syn.request(1.0)], 0)
+    syn.write_requests(run, [syn.request(1.0)] * 3, 1, boot_id="another boot", host="far")
+    loaded = load(run)
+    assert len(loaded.requests) == 1 and loaded.damage == []
+    (shard,) = loaded.foreign
+    assert (shard.file, shard.clock, shard.table.num_rows) == ("requests/worker-1.arrow", "worker:far", 3)
+
+
+def test_columns_that_a_shard_of_an_older_schema_lacks_are_null(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     columns = [column for column in syn.sample.TABLES["gpu_fast"] if column.name != "energy_mj"]
     path = run / rundir.TELEMETRY / "old" / "gpu_fast.arrow"

@@ -55,27 +55,35 @@ def test_every_name_of_the_directory_is_documented() -> None:
 
 
 def texts(node: ast.AST) -> set[str]:
-    """The string literals that an expression may become."""
+    """The string literals that an expression may become; of an f-string its beginning, with a star for the rest."""
+    if isinstance(node, ast.JoinedStr):
+        return {f"{text}*" for text in texts(node.values[0])}
     branches = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
     return {part.value for part in branches if isinstance(part, ast.Constant) and isinstance(part.value, str)}
 
 
 def kinds_written() -> set[str]:
-    """Literals in the place of a kind in calls that write an event, and those that a variable `kind` is given."""
-    place = {"log_event": 1, "event": 0, "_event": 0, "log": 0, "_mark": 1}
+    """Literals in the place of a kind in calls that write an event, and those that a name `kind` or `KIND` is given.
+
+    One that begins with a literal is followed by one of these.
+    """
+    place = {"log_event": 1, "event": 0, "_event": 0, "log": 0, "_mark": 1, "Kind": 0}
     kinds: set[str] = set()
+    named: set[str] = set()
     for path in [*(ROOT / "loadgen").rglob("*.py"), *(ROOT / "remote_agents").rglob("*.py")]:
         text = path.read_text()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
                 kinds |= set().union(*map(texts, node.args[place[name] :][:1])) if name in place else set()
-            elif isinstance(node, ast.Assign) and "_event(" in text:
-                named_kind = any(isinstance(target, ast.Name) and target.id == "kind" for target in node.targets)
-                kinds |= texts(node.value) if named_kind else set()
-    return kinds
+            elif isinstance(node, ast.Assign) and "event(" in text:
+                names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+                kinds |= texts(node.value) if "kind" in names else set()
+                named |= texts(node.value) if "KIND" in names else set()
+    begun = {kind.removesuffix("*") for kind in kinds if kind.endswith("*")}
+    return {kind for kind in kinds if not kind.endswith("*")} | named | {kind + end for kind in begun for end in named}
 
 
 def test_the_kinds_of_events_are_documented() -> None:
     section = DOC.partition("## events.jsonl\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`(\w+)`", section)) - {"agent_ns"} == kinds_written()
+    assert set(re.findall(r"`(\w+)`", section)) - {"agent_ns", "host", "t_ns"} == kinds_written()

@@ -56,5 +56,5 @@ system-deps: ## install what the full tests need beside Python (Debian, as root)
 	./.ci/system-deps
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,42 +12,17 @@ from typing import Any
 import click
 
 from loadgen import lifeline, rundir
-from loadgen.errors import (
-    EXIT_CODES,
-    Interrupted,
-    LoadgenError,
-    RunAborted,
-    TargetError,
-    UsageError,
-)
+from loadgen.agents.passphrases import unlock
+from loadgen.cli_agents import agents
+from loadgen.cli_options import EPILOG, with_options
+from loadgen.cli_report import print_report, print_table
+from loadgen.errors import Interrupted, LoadgenError, RunAborted, TargetError, UsageError
 from loadgen.options import RUN_OPTIONS, Settings, parse_settings, without_replaced
 from loadgen.simulator.config import OPTIONS as SIMULATOR_OPTIONS
 from loadgen.simulator.config import from_options
 
-_TABLE_WIDTH = 200  # more than the table has; a narrow terminal wraps its lines
 _SIMULATOR_PORT = 8000
 _SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
-_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<5}{text}" for code, text in EXIT_CODES.items())
-
-
-class _Line(click.types.StringParamType):
-    """Text of an option that may be repeated: on lines of its own in the environment, where click splits at spaces."""
-
-    envvar_list_splitter = "\n"
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(RUN_OPTIONS):
-        command = click.option(
-            f"--{option.name}",
-            metavar=option.metavar,
-            is_flag=option.metavar is None,
-            multiple=option.many,
-            type=_Line() if option.many else None,
-            envvar=option.env,
-            help=option.help + (f"  [default: {option.default}]" if option.default else ""),
-        )(command)
-    return command
 
 
 def _simulator_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,7 +52,7 @@ class _Commands(click.Group):
             context.exit(error.exit_code)
 
 
-@click.group(cls=_Commands, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gpu-loadgen")
 def main() -> None:
     """Load testing of GPU model endpoints: stepped load, GPU and host telemetry, curves and a report.
@@ -90,9 +65,9 @@ def main() -> None:
     lifeline.hold()
 
 
-@main.command(epilog=_EXIT_CODES)
+@main.command(epilog=EPILOG)
 @click.argument("scenario", required=False)
-@_run_options
+@with_options(RUN_OPTIONS)
 @click.option("--from", "earlier", metavar="RUN", type=click.Path(path_type=Path), help="repeat this run's options")
 @click.option("--dry-run", is_flag=True, help="print the plan and what would be started, and start nothing")
 def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any) -> None:
@@ -116,17 +91,18 @@ def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any)
     if dry_run:
         _print_plan(path, settings, settings.workers or conductor.default_workers())
         return
+    unlock(settings.watching)
     directory, settings = conductor.prepare(path, settings, lambda line: click.echo(line, err=True))
     click.echo(f"run directory: {directory}", err=True)
     try:
         conductor.conduct(directory, path, settings)
     finally:
-        summary = _report(directory)
+        summary = print_report(directory)
     _raise_for(directory, summary)
 
 
-@main.command(epilog=_EXIT_CODES)
-@_run_options
+@main.command(epilog=EPILOG)
+@with_options(RUN_OPTIONS)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="output")
 def doctor(form: str, **texts: Any) -> None:
     """Check the endpoint and this machine with the options of a run, and say what to do about each problem.
@@ -143,6 +119,7 @@ def doctor(form: str, **texts: Any) -> None:
 
     texts["header"] = "\n".join(texts["header"])
     settings = parse_settings(texts, simulated=not texts["host"], steps_required=True)
+    unlock(settings.watching)
     settings = replace(settings, workers=settings.workers or conductor.default_workers())
     console, checks = Console(), []
     for check in diagnose(settings):
@@ -156,7 +133,7 @@ def doctor(form: str, **texts: Any) -> None:
         raise failures[0].error(f"failed checks: {', '.join(check.name for check in failures)}")
 
 
-@main.command(epilog=_EXIT_CODES)
+@main.command(epilog=EPILOG)
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
 def report(directory: Path) -> None:
     """Build the report of RUN again, from its directory alone.
@@ -165,10 +142,10 @@ def report(directory: Path) -> None:
     loadgen report runs/latest
     """
     rundir.read_manifest(directory)
-    _report(directory.resolve())
+    print_report(directory.resolve())
 
 
-@main.command(epilog=_EXIT_CODES)
+@main.command(epilog=EPILOG)
 @click.option(
     "--runs-dir",
     default="runs",
@@ -194,13 +171,13 @@ def runs(runs_dir: Path, form: str) -> None:
     if not rows:
         click.echo(f"no runs in {runs_dir}")
         return
-    _print_table(*runs_table(rows), words=6)
+    print_table(*runs_table(rows), words=6)
     for row in rows:
         if row.problem:
             click.echo(f"{row.run_id}: {row.problem}")
 
 
-@main.command(epilog=_EXIT_CODES)
+@main.command(epilog=EPILOG)
 @_simulator_options
 def simulator(**options: Any) -> None:
     """Serve the simulator in the foreground: an OpenAI-compatible endpoint on modelled GPUs. Ctrl-C ends it.
@@ -219,6 +196,9 @@ def simulator(**options: Any) -> None:
         click.echo(f"simulator: {url} (simulated GPUs: {config.replicas} x {config.gpu}{speed})")
 
     serve(config, announce)
+
+
+main.add_command(agents)
 
 
 def _scenario_path(scenario: str) -> Path:
@@ -274,39 +254,10 @@ def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
         click.echo(f"requests  as many as the endpoint answers; at 200 tokens/s and user at most {requests}")
     bound = "about" if plan.is_open else "at most"
     click.echo(f"disk      {bound} {size / 1e6:.0f} MB: {a_request} B a request, telemetry, report")
-    click.echo(f"starts    1 Locust master, {workers} worker(s), agents: {', '.join(settings.agents) or 'none'}")
+    click.echo(
+        f"starts    1 Locust master, {workers} worker(s), agents: {', '.join(settings.watching.agents) or 'none'}"
+    )
     click.echo(f"writes    a directory under {settings.runs_dir}")
-
-
-def _print_table(headers: list[str], rows: list[list[str]], words: int = 0) -> None:
-    """The first `words` columns are words, the others numbers."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for number, header in enumerate(headers):
-        narrow = header.replace(" ", "\n")
-        table.add_column(narrow, justify="left" if number < words else "right", vertical="bottom", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console(width=_TABLE_WIDTH).print(table)
-
-
-def _report(directory: Path) -> dict[str, Any]:
-    from analysis.report.build import build
-    from analysis.tables import step_table
-
-    built = build(directory)
-    headers, rows = step_table(built.summary)
-    _print_table(headers, rows)
-    for step in built.summary["steps"]:
-        for caveat in step["caveats"]:
-            click.echo(f"{step['level']} {step['unit']}: {caveat['text']}; {caveat['remedy']}")
-    for caveat in built.summary["caveats"]:
-        click.echo(f"run: {caveat['text']}; {caveat['remedy']}")
-    click.echo(f"report: {built.html}")
-    return built.summary
 
 
 def _raise_for(directory: Path, summary: dict[str, Any]) -> None:

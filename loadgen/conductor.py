@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from loadgen import lifeline, rundir
+from loadgen.agents.passphrases import PASSPHRASES
 from loadgen.doctor import Verdict, quick_checks, raise_for
 from loadgen.errors import LoadgenError, RunAborted, UsageError
 from loadgen.manifest import new_manifest
-from loadgen.options import ENV_PREFIX, SCENARIO_OPTIONS, Settings
+from loadgen.option import ENV_PREFIX
+from loadgen.options import SCENARIO_OPTIONS, Settings
 from loadgen.progress import Progress
 from loadgen.simulator.config import SimulatorConfig
 from loadgen.simulator.profiles import MODELS
@@ -184,7 +186,9 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
     assert settings.host is not None
     ours, theirs = os.pipe()
     locust = [sys.executable, "-m", "loadgen.locust", "-f", str(scenario), "--host", settings.host]
-    conductor.env[ENV_PREFIX + "LIVE_FD"] = str(theirs)
+    for_master = {name: os.environ[name] for name in (PASSPHRASES,) if name in os.environ}
+    for_master[ENV_PREFIX + "LIVE_FD"] = str(theirs)
+    conductor.env |= for_master
     master = conductor.spawn(
         "master",
         [
@@ -195,7 +199,8 @@ def _run_locust(conductor: _Conductor, scenario: Path, settings: Settings) -> No
         pass_fds=(theirs,),
     )
     os.close(theirs)
-    del conductor.env[ENV_PREFIX + "LIVE_FD"]
+    for name in for_master:
+        del conductor.env[name]
     started = False
     asked_to_stop_at: float | None = None
     lost: set[str] = set()

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.endpoints import Failure
-from loadgen.options import HIDDEN, Settings, is_secret
+from loadgen.option_values import HIDDEN, is_secret
+from loadgen.options import Settings
 from loadgen.rundir import append_line
 
 MAX_KINDS = 100

@@ -12,6 +12,7 @@ from typing import Any
 
 from loadgen import rundir, shards
 from loadgen.options import Settings
+from remote_agents.agent.kernel_clock import kernel_clock
 
 _PACKAGES = ("gpu-loadgen", "locust", "gevent", "geventhttpclient", "pandas", "pyarrow", "nvidia-ml-py")
 
@@ -38,7 +39,7 @@ def new_manifest(
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
         "source_revision": _source_revision(),
         "host": {"name": platform.node(), "cpus": os.cpu_count(), "kernel": platform.release()},
-        "clock": {key: int(value) if key.endswith("_ns") else value for key, value in shards.clock_identity().items()},
+        "clock": _clock(),
         # Two runs can be compared when these are equal; the server is what may differ.
         "comparable": {
             "scenario": scenario.stem,
@@ -56,6 +57,14 @@ def new_manifest(
             "simulated": target["simulated"],
         },
     }
+
+
+def _clock() -> dict[str, Any]:
+    """This host's; how far its time of day may be off is told where NTP steers it."""
+    clock: dict[str, Any] = dict(shards.clock_identity())
+    unsynchronised, maxerror_us, _ = kernel_clock()
+    told = {} if unsynchronised is None or unsynchronised else {"maxerror_us": maxerror_us}
+    return {key: int(value) if key.endswith("_ns") else value for key, value in clock.items()} | told
 
 
 def _source_revision() -> str | None:

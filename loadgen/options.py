@@ -7,20 +7,39 @@ Every option travels as text, from the command line or from the environment vari
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import math
-import re
-import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-from loadgen.endpoints import plain, server_times
+from loadgen.endpoints import plain
 from loadgen.errors import UsageError
+from loadgen.option import Option, Reader
+from loadgen.option_values import (
+    HIDDEN,
+    addresses,
+    certificates,
+    count,
+    headers,
+    is_secret,
+    json_object,
+    natural,
+    number_text,
+    server_time_names,
+    share,
+    some_time,
+    switch,
+    template,
+    time_range,
+    time_text,
+    url,
+    url_path,
+    workers,
+)
+from loadgen.option_values import (
+    method as method_name,
+)
 from loadgen.plan import (
     DEFAULT_MAX_IN_FLIGHT,
     Arrival,
@@ -33,40 +52,7 @@ from loadgen.plan import (
     parse_levels,
     parse_rates,
 )
-from remote_agents.hosts import NONE, check_agents
-
-T = TypeVar("T")
-
-ENV_PREFIX = "LOADGEN_"
-HIDDEN = "(hidden)"
-_SECRET = re.compile("auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
-
-
-def is_secret(header: str) -> bool:
-    """Whether a header of this name may hold a secret: its value is then never written down."""
-    return _SECRET.search(header) is not None
-
-
-class Option(NamedTuple):
-    """`name` is the flag without its dashes; `default` is text, as the user would type it.
-
-    One without a metavar is given or not: as an environment variable it is true or false.
-    """
-
-    name: str
-    metavar: str | None
-    default: str | None
-    help: str
-    many: bool = False
-
-    @property
-    def key(self) -> str:
-        return self.name.replace("-", "_")
-
-    @property
-    def env(self) -> str:
-        return ENV_PREFIX + self.key.upper()
-
+from loadgen.watching import HOST_OPTIONS, WATCH_OPTIONS, Watching, read_watching
 
 # Known to Locust's parser too, so that a scenario run by hand takes the same options.
 SCENARIO_OPTIONS = (
@@ -96,9 +82,9 @@ SCENARIO_OPTIONS = (
     Option("url-path", "PATH", "/predict", "of scenario predict: path below the endpoint, with its query"),
     Option("body-template", "JSON", None, f"of scenario predict: the body; default: {plain.DEFAULT_TEMPLATE}"),
     Option("server-time", "LIST", None, "the server's own times: header:x-queue-ms,field:timings.prompt_ms,…"),
-    Option("agents", "NAMES", "local", "hosts to watch: local or none"),
-    Option("metrics-url", "URL", None, "the server's Prometheus metrics; default: /metrics of the endpoint"),
-    Option("gpus", "0,1", None, "GPUs to watch, by index or UUID; default: all"),
+    *HOST_OPTIONS,
+    *WATCH_OPTIONS,
+    Option("require-agents", None, None, "do not begin unless every host can be watched"),
     Option("label", "TEXT", None, "name of the run, part of its directory's name"),
     Option("notes", "TEXT", None, "kept with the run, and shown in its report"),
     Option("runs-dir", "DIR", "runs", "where run directories are made"),
@@ -147,9 +133,8 @@ class Settings:
     url_path: str
     body_template: str | None
     server_times: tuple[str, ...]
-    agents: tuple[str, ...]
-    metrics_url: str | None
-    gpus: tuple[str, ...] | None
+    watching: Watching
+    require_agents: bool
     label: str | None
     notes: str | None
     runs_dir: str
@@ -159,7 +144,7 @@ class Settings:
         """The option texts that `parse_settings` would make these settings of, defaults spelt out. Holds secrets."""
         plan = self.plan
         first = plan.steps[0] if plan.steps else None
-        levels = ",".join(_number(step.level) for step in plan.steps) or None
+        levels = ",".join(number_text(step.level) for step in plan.steps) or None
         shortest, longest = self.think_time_s
         values = {
             "host": self.host,
@@ -167,15 +152,15 @@ class Settings:
             "rate" if plan.is_open else "steps": levels,
             "arrival": self._arrival,
             "max_in_flight": plan.max_in_flight,
-            "step_time": _time(first.duration_s) if first else None,
+            "step_time": time_text(first.duration_s) if first else None,
             "step_requests": first.requests if first else None,
-            "ramp": _time(plan.ramp_s),
-            "think_time": f"{_time(shortest)}-{_time(longest)}" if longest else None,
+            "ramp": time_text(plan.ramp_s),
+            "think_time": f"{time_text(shortest)}-{time_text(longest)}" if longest else None,
             "prompt_tokens": self.prompt_tokens,
             "output_tokens": self.output_tokens,
-            "timeout": _time(plan.timeout_s),
-            "first_token_timeout": _time(self.first_token_timeout_s),
-            "cancel_rate": _number(self.cancel_rate),
+            "timeout": time_text(plan.timeout_s),
+            "first_token_timeout": time_text(self.first_token_timeout_s),
+            "cancel_rate": number_text(self.cancel_rate),
             "reuse": "on" if self.reuse else "off",
             "source_addresses": ",".join(self.source_addresses) or None,
             "ca_file": self.ca_file,
@@ -187,9 +172,8 @@ class Settings:
             "url_path": self.url_path,
             "body_template": self.body_template,
             "server_time": ",".join(self.server_times) or None,
-            "agents": ",".join(self.agents) or NONE,
-            "metrics_url": self.metrics_url,
-            "gpus": ",".join(self.gpus) if self.gpus is not None else None,
+            **self.watching.texts(),
+            "require_agents": "true" if self.require_agents else None,
             "label": self.label,
             "notes": self.notes,
             "runs_dir": self.runs_dir,
@@ -202,7 +186,7 @@ class Settings:
     def _arrival(self) -> str | None:
         plan = self.plan
         if plan.cv is not None:
-            return f"gamma:{_number(plan.cv)}"
+            return f"gamma:{number_text(plan.cv)}"
         return plan.trace or (plan.arrival if plan.is_open else None)
 
     def public_texts(self) -> dict[str, str]:
@@ -219,43 +203,42 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
 
     Raises UsageError with every problem, one a line.
     """
-    reader = _Reader(texts)
+    reader = Reader(RUN_OPTIONS, texts)
     take, problems = reader.take, reader.problems
     size = 32 if simulated else None
     plan = _plan(reader, steps_required=steps_required)
-    method = take("method", _method, "POST")
+    method = take("method", method_name, "POST")
     if method == "GET" and texts.get("body_template"):
         problems.append("--body-template: a GET sends no body; leave it out, or give --method POST")
-    ca_file, insecure = take("ca_file", _certificates, None), take("insecure", _switch, False)
+    ca_file, insecure = take("ca_file", certificates, None), take("insecure", switch, False)
     if ca_file is not None and insecure:
         problems.append("--ca-file and --insecure: give one of them")
     settings = Settings(
-        host=take("host", _url, None),
+        host=take("host", url, None),
         model=texts.get("model") or None,
         plan=plan,
-        think_time_s=take("think_time", _time_range, (0.0, 0.0)),
-        first_token_timeout_s=take("first_token_timeout", _some_time, None),
-        cancel_rate=take("cancel_rate", _share, 0.0),
-        reuse=take("reuse", _switch, True),
-        source_addresses=take("source_addresses", _addresses, ()),
+        think_time_s=take("think_time", time_range, (0.0, 0.0)),
+        first_token_timeout_s=take("first_token_timeout", some_time, None),
+        cancel_rate=take("cancel_rate", share, 0.0),
+        reuse=take("reuse", switch, True),
+        source_addresses=take("source_addresses", addresses, ()),
         ca_file=ca_file,
         insecure=insecure,
-        prompt_tokens=take("prompt_tokens", _count, size or 512),
-        output_tokens=take("output_tokens", _count, size or 128),
-        headers=take("header", _headers, ()),
-        extra_body=take("extra_body", _json_object, {}),
+        prompt_tokens=take("prompt_tokens", count, size or 512),
+        output_tokens=take("output_tokens", count, size or 128),
+        headers=take("header", headers, ()),
+        extra_body=take("extra_body", json_object, {}),
         api_key_env=texts.get("api_key_env") or None,
         method=method,
-        url_path=take("url_path", _url_path, "/"),
-        body_template=take("body_template", _template, plain.DEFAULT_TEMPLATE if method != "GET" else None),
-        server_times=take("server_time", _server_times, ()),
-        agents=take("agents", _agents, ()),
-        metrics_url=take("metrics_url", _url, None),
-        gpus=take("gpus", _names, None),
+        url_path=take("url_path", url_path, "/"),
+        body_template=take("body_template", template, plain.DEFAULT_TEMPLATE if method != "GET" else None),
+        server_times=take("server_time", server_time_names, ()),
+        watching=read_watching(reader),
+        require_agents=take("require_agents", switch, False),
         label=texts.get("label") or None,
         notes=texts.get("notes") or None,
         runs_dir=texts.get("runs_dir") or "runs",
-        workers=take("workers", _workers, None),
+        workers=take("workers", workers, None),
     )
     if problems:
         raise UsageError("\n".join(problems))
@@ -270,47 +253,19 @@ def without_replaced(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     return {key: text for key, text in then.items() if key not in replaced}
 
 
-class _Reader:
-    """Takes options out of texts, and notes what is wrong with them."""
-
-    _DEFAULTS: ClassVar = {option.key: option.default for option in RUN_OPTIONS}
-
-    def __init__(self, texts: Mapping[str, Any]) -> None:
-        self._texts = texts
-        self.problems: list[str] = []
-
-    def given(self, *keys: str) -> list[str]:
-        """Those that are given, as flags."""
-        return [_flag(key) for key in keys if self._texts.get(key)]
-
-    def take(self, key: str, convert: Callable[[Any], T], fallback: T) -> T:
-        value = self._texts.get(key) or self._DEFAULTS.get(key)
-        if value is None:
-            return fallback
-        try:
-            return convert(value)
-        except UsageError as error:
-            self.problems.extend(f"{_flag(key)}: {line}" for line in str(error).splitlines())
-            return fallback
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
-
-
-def _plan(reader: _Reader, *, steps_required: bool) -> LoadPlan:
+def _plan(reader: Reader, *, steps_required: bool) -> LoadPlan:
     """The plan of the options; with problems one without steps."""
     take, problems = reader.take, reader.problems
-    concurrency = take("concurrency", _count, None)
+    concurrency = take("concurrency", count, None)
     levels = take("steps", parse_levels, None)
     rates = take("rate", parse_rates, None)
     arrival = take("arrival", parse_arrival, Arrival("poisson"))
-    max_in_flight = take("max_in_flight", _count, DEFAULT_MAX_IN_FLIGHT)
-    requests = take("step_requests", _count, None)
+    max_in_flight = take("max_in_flight", count, DEFAULT_MAX_IN_FLIGHT)
+    requests = take("step_requests", count, None)
     duration = take("step_time", parse_duration, None)
     ramp = take("ramp", parse_duration, 0.0)
     timeout = take("timeout", parse_duration, 120.0)
-    seed = take("seed", _natural, 0)
+    seed = take("seed", natural, 0)
     chosen = reader.given("concurrency", "steps", "rate")
     if arrival.trace is not None and "--rate" not in chosen:
         chosen += reader.given("arrival")
@@ -342,166 +297,6 @@ def _plan(reader: _Reader, *, steps_required: bool) -> LoadPlan:
     except UsageError as error:
         problems.extend(str(error).splitlines())
     return closed_plan((), 1.0, None, 1.0, 0)
-
-
-def _number(value: float) -> str:
-    """The text that is this number again."""
-    return str(int(value)) if value == int(value) else repr(value)
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.12g}s"
-
-
-def _some_time(text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds <= 0:
-        raise UsageError(f"{text!r} must be above 0")
-    return seconds
-
-
-def _time_range(text: str) -> tuple[float, float]:
-    low, dash, high = text.partition("-")
-    shortest, longest = parse_duration(low), parse_duration(high if dash else low)
-    if longest < shortest:
-        raise UsageError(f"{text!r} goes down: give the shorter time first")
-    return shortest, longest
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise UsageError(f"{text!r} is no share: give a number from 0 to 1")
-    return share
-
-
-def _switch(text: str | bool) -> bool:
-    words = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
-    try:
-        return words[str(text).lower()]
-    except KeyError:
-        raise UsageError(f"{text!r} is neither on nor off") from None
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    problems, names = [], _names(text)
-    for name in names:
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            problems.append(f"{name!r} is no IP address")
-    if problems:
-        raise UsageError("\n".join(problems))
-    return names
-
-
-def _certificates(text: str) -> str:
-    try:
-        ssl.create_default_context(cafile=text)
-    except ssl.SSLError:
-        raise UsageError(f"{text!r} holds no PEM certificate") from None
-    except OSError as error:
-        raise UsageError(f"{text!r} cannot be read ({(error.strerror or '').lower()})") from None
-    return str(Path(text).resolve())
-
-
-def _count(text: str) -> int:
-    number = _natural(text)
-    if number < 1:
-        raise UsageError(f"{text!r} must be 1 or more")
-    return number
-
-
-def _natural(text: str) -> int:
-    if not str(text).isdecimal():
-        raise UsageError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def _workers(text: str) -> int | None:
-    return None if text == "auto" else _count(text)
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise UsageError(f"{text!r} is no URL: give http://host:port or https://host:port")
-    if parts.username or parts.password:
-        raise UsageError("a URL with a user name or password would end up in files: use --api-key-env")
-    return text.rstrip("/")
-
-
-def _headers(lines: str | list[str] | tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    headers = []
-    for line in lines.splitlines() if isinstance(lines, str) else lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip() or any(c in name for c in " \t\r\n") or any(c in value for c in "\r\n"):
-            raise UsageError("a header is written Name: value, on one line")
-        if value.strip() == HIDDEN:
-            raise UsageError(f"the value of {name} was not written down: give it again with --header '{name}: …'")
-        headers.append((name, value.strip()))
-    return tuple(headers)
-
-
-def _json_object(text: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{text!r} is no JSON object: give one such as '{{\"ignore_eos\": true}}'")
-    return value
-
-
-def _method(text: str) -> str:
-    if text.upper() not in plain.METHODS:
-        raise UsageError(f"{text!r} is none of {', '.join(plain.METHODS)}")
-    return text.upper()
-
-
-def _url_path(text: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
-        raise UsageError(f"{text!r} is no path: give one such as /predict, with other characters as %20")
-    return text
-
-
-def _template(text: str) -> str:
-    try:
-        plain.check_template(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return text
-
-
-def _server_times(text: str) -> tuple[str, ...]:
-    names = _names(text)
-    problems = []
-    for name in names:
-        try:
-            server_times.parse(name)
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(problems))
-    return names
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _agents(text: str) -> tuple[str, ...]:
-    names = _names(text)
-    if problems := check_agents(names):
-        raise UsageError("\n".join(problems))
-    return tuple(dict.fromkeys(name for name in names if name != NONE))
 
 
 def _make_variables() -> str:

@@ -21,7 +21,8 @@ import httpx
 from loadgen.endpoints import Answer, Failure
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.failures import secrets_of
-from loadgen.options import HIDDEN, Settings, is_secret
+from loadgen.option_values import HIDDEN, is_secret
+from loadgen.options import Settings
 
 CONTROL_TIMEOUT_S = 10.0
 _SHORTEST_SECRET = 6  # a placeholder such as EMPTY may show, and must not blot out words of ours

@@ -10,7 +10,9 @@ import httpx
 
 from loadgen.doctor.check import Case, Finding, failed, not_applicable, ok, warning
 from loadgen.endpoints.openai import chat
-from remote_agents.agent.server_metrics import SLOW_RENDER_US, read_text, server_values
+from remote_agents.agent.server_metrics import SLOW_RENDER_US
+from remote_agents.agent.server_series import read_text, server_values
+from remote_agents.hosts import LOCAL, metrics_urls
 
 _MODELS = "/v1/models"
 _REFUSALS = (401, 403)
@@ -89,9 +91,10 @@ def _model_names(answer: httpx.Response) -> tuple[str, ...]:
 
 def server_metrics(case: Case) -> Finding:
     """As an agent reads them: with the key of --api-key-env, without --header."""
-    if not case.settings.agents:
-        return not_applicable("no agent would read them: --agents is none")
-    url = case.settings.metrics_url or f"{case.url}/metrics"
+    watching = case.settings.watching
+    url = metrics_urls(watching.agents, case.url, watching.metrics_url).get(LOCAL)
+    if url is None:
+        return not_applicable("no agent of this host would read them; `loadgen agents check` tells of other hosts")
     remedy = "switch them on (llama.cpp: --metrics, SGLang: --enable-metrics), or say where with --metrics-url"
     started = time.monotonic()
     try:

@@ -6,16 +6,12 @@ Estimates of a run are upper bounds of its plan and say so. Sizes are bytes, tim
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.metadata
 import math
 import os
 import resource
-import select
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,7 @@ from typing import Any
 from loadgen.doctor.check import Case, Finding, failed, not_applicable, ok, warning
 from loadgen.options import Settings
 from loadgen.record import REQUEST_COLUMNS
-from remote_agents.agent.protocol import CONFIG, HELLO, MAGIC, Decoder, ProtocolError, encode
+from remote_agents.agent.kernel_clock import kernel_clock
 from remote_agents.hosts import LOCAL
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,9 +39,6 @@ _SECOND_B = 40_000
 _REPORT_B = 10 * _MB
 _LEAST_FREE_B = 5 * _MB  # the reserve of a run directory, and a few records
 _FASTEST_TOKEN_S = 0.005  # a user's answers come no faster than this, for the upper bound
-
-_AGENT_START_S = 12.0  # a driver that sleeps takes some
-_UNSYNCHRONISED = 0x40  # STA_UNSYNC
 
 
 def open_files(case: Case) -> Finding:
@@ -203,85 +196,52 @@ def cpus(case: Case) -> Finding:
     return ok(found)
 
 
-class _Timex(ctypes.Structure):
-    """The beginning of the kernel's `struct timex`, and room for the rest."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long),
-        ("status", ctypes.c_int),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
 def clock(case: Case) -> Finding:
-    """Modes 0 only reads, which needs no privilege."""
-    state = _Timex()
-    try:
-        code = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
-    except (OSError, AttributeError):
-        code = -1
-    if code < 0:
+    unsynchronised, maxerror_us, _ = kernel_clock()
+    if maxerror_us is None:
         return not_applicable("this kernel does not tell whether it is synchronised")
-    if state.status & _UNSYNCHRONISED:
+    if unsynchronised:
         return warning(
-            f"not synchronised (error up to {state.maxerror / 1e6:g} s)",
+            f"not synchronised (error up to {maxerror_us / 1e6:g} s)",
             "start chrony or another NTP client: no figure depends on it, but times of day in the run do",
         )
-    return ok(f"synchronised, error at most {state.maxerror / 1e3:.1f} ms")
+    return ok(f"synchronised, error at most {maxerror_us / 1e3:.1f} ms")
 
 
 def agents(case: Case) -> Finding:
-    """Starts the local agent as a run does, and reads what it announces."""
+    """Starts the agents as a run does, and reads what they announce."""
+    from remote_agents.checkup import examine  # loads SSH: not for every command
+    from remote_agents.collector import Config
+
     settings = case.settings
-    if LOCAL not in settings.agents:
+    names = settings.watching.agents
+    if not names:
         return not_applicable("no host is watched: --agents is none")
-    if settings.host is None:
+    if settings.host is None and names == (LOCAL,):
         return ok("local: host counters, and the GPUs that the simulator models")
-    try:
-        hello = _announced(settings.gpus)
-    except (OSError, ProtocolError) as error:
-        return failed(f"the local agent cannot be started ({error})", "leave it out with --agents none")
-    if hello is None:
-        return failed("the local agent announced nothing", "leave it out with --agents none")
+    found = examine(Config(run_dir=Path(), **settings.watching.config()), sample_s=0)
+    texts = [f"{one.agent}: {one.problem or _watched(one.hello)}" for one in found]
+    if any(one.problem for one in found):
+        return failed("; ".join(texts), "see `loadgen agents check`, or leave the host out of --agents")
+    if any(one.hello.get("warnings") for one in found):
+        return warning("; ".join(texts), "see `loadgen agents check`; correct --gpus")
+    if any(one.hello.get("nvml", {}).get("state") == "starting" for one in found):
+        return warning("; ".join(texts), "see whether nvidia-smi answers, and switch persistence mode on")
+    return ok("; ".join(texts))
+
+
+def _watched(hello: dict[str, Any]) -> str:
+    if not hello:
+        return "it announced nothing in time"
     if hello["warnings"]:
-        return warning(f"local: {'; '.join(hello['warnings'])}", "correct --gpus")
-    if hello["nvml"]["state"] == "absent":
-        return ok(f"local: no GPU driver here ({hello['nvml']['reason']}), host counters only")
-    if hello["nvml"]["state"] != "ok":
-        found = f"local: the GPU driver has not answered within {_AGENT_START_S:g} s"
-        return warning(found, "see whether nvidia-smi answers, and switch persistence mode on")
+        return "; ".join(hello["warnings"])
+    nvml = hello["nvml"]
+    if nvml["state"] == "absent":
+        return f"no GPU driver ({nvml['reason']}), host counters only"
+    if nvml["state"] == "starting":
+        return "the GPU driver has not answered in time"
     names = ", ".join(f"{gpu['index']} {gpu['name']}" for gpu in hello["gpus"]) or "no GPU"
-    return ok(f"local: host counters and {names} (driver {hello['nvml']['driver']})")
-
-
-def _announced(gpus: tuple[str, ...] | None) -> dict[str, Any] | None:
-    """The agent's last HELLO: the one that tells of the GPUs, unless the driver does not answer in time."""
-    config = {"gpus": gpus, "metrics_url": None, "metrics_token": None, "telemetry_url": None}
-    with subprocess.Popen(
-        [sys.executable, "-m", "remote_agents.agent"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        bufsize=0,
-    ) as agent:
-        assert agent.stdin and agent.stdout
-        agent.stdin.write(MAGIC + encode(CONFIG, 0, config | {"max_lifetime_s": _AGENT_START_S}))
-        decoder, hello = Decoder(), None
-        deadline = time.monotonic() + _AGENT_START_S
-        while hello is None or hello["nvml"]["state"] == "starting":
-            if not select.select([agent.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
-                break
-            data = os.read(agent.stdout.fileno(), 65536)
-            if not data:
-                break
-            for frame in decoder.feed(data):
-                hello = frame.body if frame.kind == HELLO else hello
-        return hello
+    return f"host counters and {names} (driver {nvml.get('driver')})"
 
 
 def versions(case: Case) -> Finding:

@@ -16,7 +16,8 @@ from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
 from loadgen.locust_plugin import traps, web_form
 from loadgen.locust_plugin.master import Master
 from loadgen.locust_plugin.worker import Worker
-from loadgen.options import ENV_PREFIX, SCENARIO_OPTIONS
+from loadgen.option import ENV_PREFIX
+from loadgen.options import SCENARIO_OPTIONS
 
 __all__ = ["Environment", "install", "worker_of"]
 

@@ -17,9 +17,11 @@ from locust.runners import MasterRunner, Runner
 
 from loadgen import rundir
 from loadgen.live import Board
+from loadgen.locust_plugin.clocks import WorkerClocks
 from loadgen.locust_plugin.collection import Collection
 from loadgen.locust_plugin.worker import START
-from loadgen.options import ENV_PREFIX, Settings
+from loadgen.option import ENV_PREFIX
+from loadgen.options import Settings
 from loadgen.stepper import ClosedStepper, OpenStepper, Phase, Stepper
 
 
@@ -42,16 +44,21 @@ class ActiveRun:
         self._by_hand: dict[str, Any] = {}
         self._locust = {"requests": 0, "failures": 0}
         self.load_has_stopped = False
+        self._clocks: WorkerClocks | None = None
+        if isinstance(runner, MasterRunner):
+            self._clocks = WorkerClocks(runner, lambda line: self._append(rundir.CLOCKS, line))
         self._collection: Collection | None = None
-        if settings.agents:
+        if settings.watching.agents:
             config = {
-                "agents": list(settings.agents),
-                "gpus": list(settings.gpus) if settings.gpus is not None else None,
-                "metrics_url": settings.metrics_url or f"{host}/metrics",
+                **settings.watching.config(),
+                "endpoint": host,
                 "metrics_token_env": settings.api_key_env,
                 "telemetry_url": os.environ.get(ENV_PREFIX + "TELEMETRY_URL"),
             }
             self._collection = Collection(directory, config, self._collector_lost)
+            if settings.require_agents and (missing := self._collection.missing(settings.watching.agents)):
+                texts = "; ".join(missing)
+                self.stop(rundir.ABORTED, f"not every host can be watched, as --require-agents asks: {texts}")
 
     @property
     def telemetry(self) -> dict[str, Any]:
@@ -87,7 +94,8 @@ class ActiveRun:
             workers = [client.id for client in runner.clients.all if client.user_count]
             workers.sort(key=runner.get_worker_index)
         for share, worker in enumerate(workers):
-            runner.send_message(START, {"t0_ns": t0_ns, "share": share, "shares": len(workers)}, worker)
+            at_worker_ns = self._clocks.at_worker(worker, t0_ns) if self._clocks else t0_ns
+            runner.send_message(START, {"t0_ns": at_worker_ns, "share": share, "shares": len(workers)}, worker)
 
     # -- users that somebody sets by hand
 
@@ -128,6 +136,8 @@ class ActiveRun:
     def load_stopped(self) -> None:
         """Locust has stopped the users, for whatever reason."""
         self.load_has_stopped = True
+        if self._clocks is not None:
+            self._clocks.burst()
         self._end_by_hand()
         if self._planned and self.stepper.phase is not Phase.DONE:
             if self._lost and not self._runner.worker_count:
@@ -165,6 +175,8 @@ class ActiveRun:
 
     def finish(self, shape_failure: Exception | None) -> str:
         """Stop the collector, reconcile the counts, write the final status; returns it."""
+        if self._clocks is not None:
+            self._clocks.stop()
         if self._collection is not None:
             self._collection.stop()
         if shape_failure is not None:

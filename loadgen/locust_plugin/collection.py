@@ -1,14 +1,17 @@
 """The collector process of a run, as the master sees it: started, listened to, stopped.
 
-Its standard input is its lifeline; its standard output is a JSON line of live telemetry each second.
+Its standard input is its lifeline; its standard output is a JSON line of live telemetry each second. It alone gets
+the passphrases of the user's SSH keys.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ import gevent
 from gevent import subprocess
 
 from loadgen import rundir
+from loadgen.agents.passphrases import PASSPHRASES
 
 logger = logging.getLogger(__name__)
 
-_START_S = 5.0
+_START_S = 15.0  # the first line comes when all agents have settled, or after 10 s
 _STOP_S = 5.0
 
 
@@ -37,12 +41,22 @@ class Collection:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **_passphrases()},
             )
         self._tell(json.dumps({"run_dir": str(run), **config}))
         gevent.spawn(self._read)
         with gevent.Timeout(_START_S, False):
             while not self.latest and self._process.poll() is None:
                 gevent.sleep(0.05)
+
+    def missing(self, agents: Sequence[str]) -> list[str]:
+        """Why not, of each of these agents that does not sample."""
+        states = self.latest.get("agents", {})
+        return [
+            f"{agent}: {states.get(agent, 'nothing was heard of it, see logs/collector.log')}"
+            for agent in agents
+            if states.get(agent) != "ok"
+        ]
 
     def _tell(self, line: str) -> None:
         try:
@@ -67,3 +81,10 @@ class Collection:
         except subprocess.TimeoutExpired:
             logger.error("the collector did not end in time")
             self._process.terminate()
+
+
+@functools.cache
+def _passphrases() -> dict[str, str]:
+    """Taken out of the environment, so that nothing else is started with them; kept for the runs to come."""
+    found = os.environ.pop(PASSPHRASES, None)
+    return {} if found is None else {PASSPHRASES: found}

@@ -28,7 +28,8 @@ from loadgen.locust_plugin.active_run import ActiveRun
 from loadgen.locust_plugin.shape import SteppedShape
 from loadgen.locust_plugin.worker import DRAIN
 from loadgen.manifest import new_manifest
-from loadgen.options import ENV_PREFIX, Settings, parse_settings
+from loadgen.option import ENV_PREFIX
+from loadgen.options import Settings, parse_settings
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from loadgen.batch import Batch
 from loadgen.endpoints import Call
 from loadgen.live import Tally
 from loadgen.locust_plugin.bookkeeping import Bookkeeping
+from loadgen.locust_plugin.clocks import answer_probes
 from loadgen.options import parse_settings
 from loadgen.recorder import Recorder, load_arrow, quiet_collector
 from loadgen.schedule import Schedule
@@ -66,6 +67,8 @@ class Worker:
         events.report_to_master.add_listener(self._add_report)
         # In the user's own greenlet: a task that raises at once would otherwise be called as fast as Python can.
         events.user_error.add_listener(lambda **_: gevent.sleep(_AFTER_AN_ERROR_S))
+        if isinstance(runner, WorkerRunner):
+            answer_probes(runner)
         runner.register_message(START, self._start_arrivals)
         runner.register_message(DRAIN, self._drain)
 

@@ -2,13 +2,16 @@
 
 Everything follows from the model's work by stated formulas; what has none is null. Power in a window is idle + what
 computing and reading memory draw (profiles.Engine.dynamic_w) for their shares of it; an iteration runs, so `util_pct`
-is its time, whatever bounds it. Sensors go by the real clock: a sped-up GPU is a faster one that draws the same. Times
-are CLOCK_MONOTONIC ns of the simulator's host.
+is its time, whatever bounds it. The gpm columns are of the time since the answer before: SMs and engine run while an
+iteration does, the tensor cores while it computes, and while it reads memory it does so at what its clock leaves of the
+peak. Sensors go by the real clock: a sped-up GPU is a faster one that draws the same. Times are CLOCK_MONOTONIC ns of
+the simulator's host.
 """
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +21,8 @@ from remote_agents.agent.sample import SCHEMA, TABLES
 
 WINDOW_S = 1 / 6  # NVML's shortest window of utilisation; also how often `GpuMeter.advance` wants to be called
 
+_AVERAGE_NS = 1_000_000_000  # of power_avg_mw
+_LONGEST_GPM_NS = 2_000_000_000
 _TICKS_PER_S = 100
 _CLOCK_EVENT_GPU_IDLE = 0x1
 _CLOCK_EVENT_SW_POWER_CAP = 0x4
@@ -59,24 +64,43 @@ class GpuMeter:
         self._leak_b_per_s, self._leak_b_per_request = leak_b_per_s, leak_b_per_request
         self._started_ns = self._at_ns = now_ns
         self._work_ns = replica.work_ns(now_ns - behind_ns)
+        self._last_read: tuple[int, tuple[float, float]] | None = None
+        self._energies_j = deque([(now_ns, 0.0)])  # of the last second
 
     @property
     def busy_s(self) -> float:
         return sum(self._work_ns) / 1e9
 
+    @property
+    def average_w(self) -> float:
+        """Of the last second, or since the start."""
+        (began_ns, before_j), (ended_ns, after_j) = self._energies_j[0], self._energies_j[-1]
+        return (after_j - before_j) / (ended_ns - began_ns) * 1e9 if ended_ns > began_ns else self.power_w
+
     def advance(self, now_ns: int) -> None:
         engine, window_ns, before = self.replica.engine, now_ns - self._at_ns, self._work_ns
         self._at_ns, self._work_ns = now_ns, self.replica.work_ns(now_ns - self._behind_ns)
-        compute, memory = ((after - past) / window_ns for after, past in zip(self._work_ns, before, strict=True))
-        # Work that a late loop books afterwards may exceed its window.
-        self.util = min(1.0, compute + memory)
-        compute, memory = (self.util * part / ((compute + memory) or 1) for part in (compute, memory))
+        compute, memory = _shares(before, self._work_ns, window_ns)
+        self.util = compute + memory
         compute_w, memory_w = engine.dynamic_w
         self.power_w = engine.gpu.idle_w + compute * compute_w + memory * memory_w
         self.energy_j += self.power_w * window_ns / 1e9
+        self._energies_j.append((now_ns, self.energy_j))
+        while self._energies_j[1][0] <= now_ns - _AVERAGE_NS:
+            self._energies_j.popleft()
         compute_clock, memory_clock = engine.clocks
         self.clock = (compute * compute_clock + memory * memory_clock) / (self.util or 1)
         self.throttled_ns += window_ns * (compute * (compute_clock < 1) + memory * (memory_clock < 1))
+
+    def since_last_read(self, now_ns: int) -> tuple[int, float, float] | None:
+        """(when this was asked last, shares of the time since then spent computing and reading memory).
+
+        None when that was never, or so long ago that the mean says little.
+        """
+        before, self._last_read = self._last_read, (now_ns, self.replica.work_ns(now_ns - self._behind_ns))
+        if before is None or not 0 < now_ns - before[0] <= _LONGEST_GPM_NS:
+            return None
+        return before[0], *_shares(before[1], self._last_read[1], now_ns - before[0])
 
     def vram_used_b(self, now_ns: int) -> int:
         """With what has leaked; a card cannot lose more than it has."""
@@ -84,6 +108,13 @@ class GpuMeter:
         leaked_b = self._leak_b_per_s * (now_ns - self._started_ns) / 1e9
         leaked_b += self._leak_b_per_request * (replica.finished + replica.cancelled)
         return min(engine.gpu.vram_b, engine.vram_used_b + round(leaked_b))
+
+
+def _shares(before_ns: tuple[float, float], after_ns: tuple[float, float], window_ns: int) -> tuple[float, float]:
+    """Of a window, computing and reading memory: 1 at most, since a late loop books work after its window."""
+    compute, memory = ((after - before) / window_ns for after, before in zip(after_ns, before_ns, strict=True))
+    too_much = max(1.0, compute + memory)
+    return compute / too_much, memory / too_much
 
 
 def render(
@@ -118,14 +149,31 @@ def _key(first: int, index: int) -> dict[str, Any]:
 
 
 def _fast(meter: GpuMeter, now_ns: int) -> dict[str, float]:
-    return {
+    gpu = meter.replica.engine.gpu
+    used_b = meter.vram_used_b(now_ns)
+    return _gpm(meter, now_ns) | {
         "util_pct": round(100 * meter.util, 1),
-        "mem_total_b": meter.replica.engine.gpu.vram_b,
-        "mem_used_b": meter.vram_used_b(now_ns),
+        "mem_total_b": gpu.vram_b,
+        "mem_used_b": used_b,
         "mem_reserved_b": 0,
+        "mem_free_b": gpu.vram_b - used_b,
         "mem_version": 2,
         "power_mw": round(meter.power_w * 1e3),
         "energy_mj": round(meter.energy_j * 1e3),
+    }
+
+
+def _gpm(meter: GpuMeter, now_ns: int) -> dict[str, float]:
+    window = meter.since_last_read(now_ns)
+    if window is None:
+        return {}
+    start_ns, compute, memory = window
+    return {
+        "win_start_mono_ns": start_ns,
+        "gpm_graphics_pct": round(100 * (compute + memory), 3),
+        "gpm_sm_pct": round(100 * (compute + memory), 3),
+        "gpm_tensor_pct": round(100 * compute, 3),
+        "gpm_dram_pct": round(100 * memory * meter.replica.engine.clocks[1], 3),
     }
 
 
@@ -134,15 +182,21 @@ def _slow(meter: GpuMeter) -> dict[str, float]:
     gpu = engine.gpu
     busy = meter.util > 0
     return {
+        "power_avg_mw": round(meter.average_w * 1e3),
         "power_limit_mw": round(engine.limit_w * 1e3),
         "sm_mhz": round(meter.clock * gpu.max_sm_mhz) if busy else gpu.idle_sm_mhz,
         "mem_mhz": gpu.mem_mhz,
         "temp_c": round(30 + 40 * (meter.power_w - gpu.idle_w) / (gpu.max_w - gpu.idle_w)),
+        "pstate": 0,  # the memory's clock is always the highest
         "clk_event_mask": (_CLOCK_EVENT_SW_POWER_CAP if meter.clock < 1 else 0) if busy else _CLOCK_EVENT_GPU_IDLE,
         "thr_sw_power_ns": round(meter.throttled_ns),
         "thr_sw_therm_ns": 0,
         "thr_hw_therm_ns": 0,
         "thr_hw_brake_ns": 0,
+        "thr_sync_ns": 0,
+        "ecc_sbe": 0,
+        "ecc_dbe": 0,
+        "remap_pending": 0,
     }
 
 
@@ -173,6 +227,7 @@ def _host(meters: Sequence[GpuMeter], front: Stages, started_ns: int, now_ns: in
         "swap_free_b": 0,
         "net_rx_b": _RX_B_PER_TOKEN * prompts + _RX_B_PER_REQUEST * requests,
         "net_tx_b": _TX_B_PER_TOKEN * generated,
+        "net_drop": 0,
         "tcp_retrans": 0,
         "tcp_outsegs": generated,
         "tcp_listen_overflows": 0,

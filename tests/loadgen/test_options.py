@@ -47,7 +47,7 @@ def test_every_problem_at_once() -> None:
         "prompt_tokens": "many",
         "header": "no colon",
         "extra_body": "[1]",
-        "agents": "local,gpu7",
+        "agents": "local,gpu7:ssh",
         "workers": "0",
     }
     with pytest.raises(UsageError) as caught:
@@ -56,7 +56,7 @@ def test_every_problem_at_once() -> None:
     assert [line.split(":")[0] for line in lines] == [
         *("--steps", "--step-time", "--host", "--prompt-tokens", "--header", "--extra-body", "--agents", "--workers"),
     ]
-    assert "agent 'gpu7' is not known" in lines[-2]
+    assert "agent 'gpu7:ssh' has no port after the colon" in lines[-2]
 
 
 def test_defaults_depend_on_the_target() -> None:
@@ -83,7 +83,8 @@ _CLOSED = {"steps": "1,20", "think_time": "1s-2.5s"}
 _OPEN = {"rate": "0.1,1000000", "arrival": "gamma:2.5", "max_in_flight": "7"}
 
 
-def _texts() -> dict[str, str]:
+def _texts(folder: Path) -> dict[str, str]:
+    (folder / "map.toml").write_text('[running]\nseries = "my_active"\n')
     return {
         "host": "https://h:1/base",
         "model": "m",
@@ -105,8 +106,15 @@ def _texts() -> dict[str, str]:
         "url_path": "/v1/p?q=1",
         "body_template": '{"n": {{n}}}',
         "server_time": "header:x-queue-ms,field:a.b_us",
-        "agents": "none",
+        "agents": "local,user@gpu2:2222",
+        "ssh_config": str(ROOT / "setup.cfg"),
+        "accept_new_host_keys": "true",
+        "agent_lease": "45s",
+        "agent_dir": "~/agents",
+        "require_agents": "true",
         "metrics_url": "http://h:2/m",
+        "metrics_map": str(folder / "map.toml"),
+        "dcgm_url": "http://127.0.0.1:9400/metrics",
         "gpus": "0,1",
         "label": "l",
         "notes": "n",
@@ -117,13 +125,14 @@ def _texts() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("load", [_CLOSED, _OPEN], ids=["closed", "open"])
-def test_texts_and_settings_are_each_others_inverse(load: dict[str, str]) -> None:
-    texts = {**_texts(), **load}
+def test_texts_and_settings_are_each_others_inverse(load: dict[str, str], tmp_path: Path) -> None:
+    texts = {**_texts(tmp_path), **load}
     settings = parse_settings(texts, simulated=False, steps_required=True)
     assert parse_settings(settings.texts(), simulated=False, steps_required=True) == settings
     assert settings.texts().keys() == texts.keys()
-    # Which exclude one of those given: `concurrency` is written down as steps.
-    assert {option.key for option in RUN_OPTIONS} - _texts().keys() - {*_CLOSED, *_OPEN} == {
+    # Which exclude one of those given, or are written down as others: as steps, as agents.
+    assert {option.key for option in RUN_OPTIONS} - texts.keys() - {*_CLOSED, *_OPEN} == {
+        "agents_file",
         "concurrency",
         "insecure",
     }
@@ -234,3 +243,18 @@ def test_click_locust_and_make_agree_with_the_table() -> None:
         "    assert actions[option[0]].env_var == option[1], option"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "HOME": "/nonexistent"})
+
+
+def test_hosts_come_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
+    def agents(**texts: str) -> tuple[str, ...]:
+        return parse_settings(texts, simulated=False, steps_required=False).watching.agents
+
+    listed = tmp_path / "hosts"
+    listed.write_text("gpu1\nroot@gpu2:2222  # the new one\n")
+    assert agents() == ("local",)
+    assert agents(agents="none") == ()
+    assert agents(agents_file=str(listed)) == ("gpu1", "root@gpu2:2222")
+    assert agents(agents="local,gpu1", agents_file=str(listed)) == ("local", "gpu1", "root@gpu2:2222")
+    listed.write_text("gpu1:99999\n")
+    with pytest.raises(UsageError, match=r"--agents-file: .*line 1: agent 'gpu1:99999' has no port"):
+        agents(agents_file=str(listed))

@@ -112,3 +112,57 @@ def test_sped_up_it_says_so_and_draws_the_same() -> None:
     row = told(busy(engine("L4", "8b", "bf16", 128, speedup=10)))
     assert (row["speedup"], row["util_pct"]) == (10, 100)
     assert row["power_mw"] == pytest.approx(16_000 + 0.7 * 56_000, rel=0.001)
+
+
+def sampled(replica: Replica[Sequence], *at_s: float) -> list[dict[str, Any]]:
+    """Rows of a meter that is read at these instants, and advanced as the simulator does."""
+    meter = GpuMeter(replica, 0)
+    result = []
+    for now_ns in range(S // 10, round(max(at_s) * S) + 1, S // 10):
+        run_until(replica, now_ns)
+        meter.advance(now_ns)
+        if now_ns / S in at_s:
+            result.append(rows(meter, now_ns))
+    return result
+
+
+def test_memory_adds_up_and_nothing_is_wrong_with_it() -> None:
+    row = told(busy(L4))
+    assert row["mem_used_b"] + row["mem_reserved_b"] + row["mem_free_b"] == L4.gpu.vram_b
+    assert [row[name] for name in ("ecc_sbe", "ecc_dbe", "remap_pending", "pstate", "net_drop")] == [0] * 5
+    assert row["gpm_occ_pct"] is None  # what has no formula
+
+
+def test_gpm_is_of_the_time_since_the_answer_before() -> None:
+    first, second, third, late = sampled(busy(L4, output=300), 0.1, 0.2, 0.3, 5.0)
+    names = ("gpm_graphics_pct", "gpm_sm_pct", "gpm_tensor_pct", "gpm_dram_pct")
+    assert [first[name] for name in (*names, "win_start_mono_ns")] == [None] * 5  # the first answer has none before it
+    for row, start_ns in ((second, S // 10), (third, S // 5)):
+        assert (row["win_start_mono_ns"], row["t0_mono_ns"]) == (start_ns, start_ns + S // 10)
+        assert [row[name] for name in names] == [pytest.approx(share) for share in (100, 100, 0, 100)]  # decoding reads
+    assert late["gpm_sm_pct"] is None  # too long after the answer before
+
+
+def test_tensor_cores_work_while_a_prompt_is_read_in() -> None:
+    prompt = 20_000
+    replica = busy(L4, output=2, prompt=prompt)
+    [*_, row] = sampled(replica, *(n / 10 for n in range(1, 26)))
+    assert prompt * L4.prefill_ns_per_token > 2.5 * S
+    assert 80 < row["gpm_tensor_pct"] <= 100
+    assert row["gpm_tensor_pct"] + row["gpm_dram_pct"] == pytest.approx(row["gpm_sm_pct"], abs=0.01)
+
+
+def test_a_lowered_clock_reads_less_than_the_peak() -> None:
+    limited = engine("L4", "8b", "bf16", 128, power_limit_w=16 + 0.7 * 56 / 8)
+    row = sampled(busy(limited), 0.1, 0.2)[1]
+    assert (row["gpm_sm_pct"], row["gpm_dram_pct"]) == (pytest.approx(100, rel=0.001), pytest.approx(50, rel=0.001))
+
+
+def test_the_average_power_is_that_of_the_last_second() -> None:
+    replica = busy(L4, output=1, prompt=2000)
+    busy_s = (2000 * L4.prefill_ns_per_token + L4.decode_ns(0)) / 1e9
+    assert 0.2 < busy_s < 1
+    at_1, at_3 = sampled(replica, 1.0, 3.0)
+    assert at_1["power_avg_mw"] == pytest.approx(at_1["energy_mj"], rel=0.001)  # mJ in one second
+    assert at_1["power_avg_mw"] > 1000 * L4.gpu.idle_w
+    assert at_3["power_avg_mw"] == at_3["power_mw"] == 1000 * L4.gpu.idle_w

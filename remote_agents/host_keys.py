@@ -168,10 +168,10 @@ class HostKeys:
         """Why a host certificate is not believed, for the middle of a sentence; empty when it is."""
         try:
             certificate = load_ssh_public_identity(f"{blob.key_type} {_base64(blob.key_blob)}".encode())
+            assert isinstance(certificate, SSHCertificate)  # the blob's type says so
+            signer = certificate.signature_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
         except (ValueError, UnsupportedAlgorithm) as error:
             return f" (its certificate cannot be read: {error})"
-        assert isinstance(certificate, SSHCertificate)  # the blob's type says so
-        signer = certificate.signature_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
         authority = base64.b64decode(signer.split()[1])
         for line in self._revoked:
             if line.blob == authority:

@@ -96,7 +96,7 @@ def host_vs_concurrency(steps: pd.DataFrame, hosts: pd.DataFrame) -> Figure | No
         return None
     names = sorted(mine["host"].unique())
     by_level = mine.groupby("level")[columns]
-    means = by_level.mean().reset_index()
+    means, lowest, highest = by_level.mean().reset_index(), by_level.min(), by_level.max()
     figure, both = panels(1, 2, SIZE)
     whose = names[0] if len(names) == 1 else f"mean and range of {len(names)} hosts"
     source, unit = steps["gpu_source"].iloc[0], steps["unit"].iloc[0]
@@ -104,7 +104,7 @@ def host_vs_concurrency(steps: pd.DataFrame, hosts: pd.DataFrame) -> Figure | No
         _lines(axes, means, curves, f"% ({whose})", unit)
         if len(names) > 1:
             for curve in curves:
-                low, high = by_level[curve.column].min(), by_level[curve.column].max()
+                low, high = lowest[curve.column], highest[curve.column]
                 axes.fill_between(low.index, low, high, color=curve.color, alpha=0.2, lw=0)
         level_axis(axes, steps["level"], unit)
         axes.set_title(titled(title, source))

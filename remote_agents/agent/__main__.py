@@ -99,6 +99,7 @@ class Agent:
         if self._gpu_thread is not None:
             self._gpus.stopping = True
             self._gpu_thread.join(0.4)
+        self._outbox.flush()
         self._outbox.put(BYE, {})
         if self._link is not None:
             self._link.flush(self._outbox.last, 0.3)
@@ -172,6 +173,7 @@ class Agent:
             self._outbox.sample(
                 "agent", [self._meter.row(self._outbox.spool_b, self._outbox.dropped, *kernel_clock(), suspended_ns())]
             )
+            self._outbox.flush()
 
     def _watch_nvml(self, now_ns: int) -> None:
         """Report an NVML call that does not return."""

@@ -14,7 +14,7 @@ from typing import Optional
 from remote_agents.agent.outbox import Outbox
 from remote_agents.agent.protocol import ACK, MAGIC, PING, PONG, STOP, WELCOME, Decoder, ProtocolError, encode
 
-_TURN_S = 0.2
+_TURN_S = 0.5
 
 BROKEN, SILENT, STOPPED = "the link broke", "nothing was heard", "the collector told it to stop"
 

@@ -62,7 +62,7 @@ class Sent:
     """An outbox, and what a collector that keeps up would be sent."""
 
     def __init__(self) -> None:
-        self.outbox = Outbox("here")
+        self.outbox = Outbox("here", gather_ns=0)
         self._decoder = Decoder()
         self._decoder.in_step = True
 

@@ -39,7 +39,7 @@ def fast_stamps(link: AgentProcess, count: int) -> list[int]:
     stamps: list[int] = []
     while len(stamps) < count:
         table, _, rows = link.next(SAMPLE)
-        stamps += [rows[0][0]] if table == "gpu_fast" else []
+        stamps += [row[0] for row in rows if table == "gpu_fast" and row[3] == 0]
     return stamps
 
 

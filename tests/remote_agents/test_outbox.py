@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from remote_agents.agent.outbox import Outbox
-from remote_agents.agent.protocol import LOST, MAGIC, Decoder, Frame
+from remote_agents.agent.protocol import EVENT, LOST, MAGIC, Decoder, Frame
 
 
 def sent_after(outbox: Outbox, number: int) -> list[Frame]:
@@ -16,7 +18,7 @@ def sent_after(outbox: Outbox, number: int) -> list[Frame]:
 
 
 def filled(frames: int, limit_b: int = 1 << 20) -> Outbox:
-    outbox = Outbox("here", limit_b)
+    outbox = Outbox("here", limit_b, gather_ns=0)
     for number in range(frames):
         outbox.sample("host", [[number]])
     return outbox
@@ -64,6 +66,25 @@ def test_a_loss_is_said_until_it_is_acknowledged() -> None:
 
 
 def test_no_frame_is_larger_than_the_room_for_it() -> None:
-    outbox = Outbox("here", limit_b=10)
+    outbox = Outbox("here", limit_b=10, gather_ns=0)
     outbox.sample("host", [["x" * 200]])
     assert len(values(sent_after(outbox, 0))) == 1
+
+
+def test_rows_of_half_a_second_are_one_frame_a_table() -> None:
+    outbox = Outbox("here")
+    for number in range(3):
+        outbox.sample("host", [[number]])
+        outbox.sample("agent", [[number], [number]])
+    outbox.event("xid", "an event does not wait")
+    assert [frame.kind for frame in sent_after(outbox, 0)] == [EVENT]
+    outbox.flush()
+    assert [frame.body for frame in sent_after(outbox, 1)] == [
+        ["host", "here", [[0], [1], [2]]],
+        ["agent", "here", [[0], [0], [1], [1], [2], [2]]],
+    ]
+    outbox = Outbox("here", gather_ns=50_000_000)
+    outbox.sample("host", [[0]])
+    time.sleep(0.06)
+    outbox.sample("host", [[1]])  # the first has waited for long enough
+    assert [frame.body[2] for frame in sent_after(outbox, 0)] == [[[0], [1]]]

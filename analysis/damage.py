@@ -183,7 +183,17 @@ def read_lines(path: Path, run_dir: Path, fits: Callable[[Line], bool], found: l
     return lines
 
 
-def missing(run_dir: Path, manifest: Mapping[str, Any], began: bool) -> list[Damage]:
+def never_watched(events: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The hosts on which no agent could be started, and why not."""
+    events = list(events)
+    started = {event.get("agent") for event in events if event.get("kind") == "agent_started"}
+    failed = {str(event.get("agent")): str(event["text"]) for event in events if event.get("kind") == "agent_failed"}
+    return {name: text for name, text in failed.items() if name not in started}
+
+
+def missing(
+    run_dir: Path, manifest: Mapping[str, Any], began: bool, events: Iterable[Mapping[str, Any]]
+) -> list[Damage]:
     """What the manifest promises and the directory lacks; `began`: there was load."""
     found: list[Damage] = []
 
@@ -196,11 +206,16 @@ def missing(run_dir: Path, manifest: Mapping[str, Any], began: bool) -> list[Dam
 
     given = (manifest["options"] or {}).get("agents")
     agents = [name for name in given.split(",") if name != "none"] if isinstance(given, str) else []
+    is_recording = manifest["workers"] == 0
     if began or manifest["status"] == rundir.COMPLETE:
         workers = range(min(manifest["workers"] or 0, 10_000))
         for folder, loss in (
-            (rundir.REQUESTS, "requests are in no figure"),
-            (rundir.WORKERS, "what the load-generating process did is not known"),
+            ()
+            if is_recording
+            else (
+                (rundir.REQUESTS, "requests are in no figure"),
+                (rundir.WORKERS, "what the load-generating process did is not known"),
+            )
         ):
             if not list((run_dir / folder).glob("*.arrow")):
                 found.append(Damage(folder, f"it has no shard: {loss}"))
@@ -218,8 +233,9 @@ def missing(run_dir: Path, manifest: Mapping[str, Any], began: bool) -> list[Dam
             expect(rundir.CLOCKS, "samples of other hosts cannot be placed in time")
         if manifest["target"].get("simulated"):
             expect(rundir.TRUTH, "whether the simulator was on time is not known")
-    if agents and began:
-        found += _missing_telemetry(run_dir, len(agents), bool(manifest["target"].get("simulated")))
+    if agents and (began or is_recording):
+        watched = len(set(agents) - never_watched(events).keys())
+        found += _missing_telemetry(run_dir, watched, bool(manifest["target"].get("simulated")))
     return found
 
 
@@ -231,14 +247,15 @@ def _missing_telemetry(run_dir: Path, agents: int, simulated: bool) -> Iterable[
         try:
             hello = json.loads((folder / "hello.json").read_text())
             gpus, is_simulated = bool(hello["gpus"]), bool(hello["simulated"])
+            by_smi = hello.get("nvml", {}).get("state") == "nvidia-smi"  # which tells of GPUs alone
         except FileNotFoundError:
             yield Damage(f"{name}/hello.json", "it is missing: what the host has is not known")
-            gpus, is_simulated = False, bool(list(folder.glob("gpu_*"))) and simulated
+            gpus, by_smi, is_simulated = False, False, bool(list(folder.glob("gpu_*"))) and simulated
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             yield Damage(f"{name}/hello.json", "it is damaged: what the host has is not known")
-            gpus, is_simulated = False, bool(list(folder.glob("gpu_*"))) and simulated
+            gpus, by_smi, is_simulated = False, False, bool(list(folder.glob("gpu_*"))) and simulated
         real, modelled = real + (not is_simulated), modelled + is_simulated
-        for table in (["gpu_fast", "gpu_slow"] if gpus else []) + ([] if is_simulated else ["host", "agent"]):
+        for table in (["gpu_fast", "gpu_slow"] if gpus else []) + ([] if is_simulated or by_smi else ["host", "agent"]):
             if not (folder / f"{table}.arrow").exists():
                 yield Damage(f"{name}/{table}.arrow", "it is missing: its figures are not known")
     if real < agents:

@@ -146,7 +146,8 @@ def load(run_dir: Path) -> Run:
         foreign=[shard for shard in shards if shard.clock is not None],
     )
     run = with_shards(empty, [shard for shard in shards if shard.clock is None])
-    found += damage.missing(run_dir, manifest, began=bool(steps) or any(shard.table.num_rows for shard in shards))
+    began = bool(steps) or any(shard.table.num_rows for shard in shards)
+    found += damage.missing(run_dir, manifest, began, run.events)
     if not run.foreign:
         check_count(run)
     return run

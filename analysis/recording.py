@@ -10,7 +10,6 @@ import pandas as pd
 from analysis import clocks, join, metrics
 from analysis.load import Run
 from analysis.overlap import overlap_mean
-from loadgen import rundir
 
 
 def timeline(run: Run, requests: metrics.Requests, telemetry: join.Telemetry, width_s: float = 1.0) -> pd.DataFrame:
@@ -40,5 +39,4 @@ def as_step(run: Run, telemetry: join.Telemetry) -> Run:
         {"step": 0, "level": 0, "unit": "users", "what": what, "t_ns": t_ns}
         for what, t_ns in (("ramp", zero), ("begin", first), ("end", last))
     ]
-    damage = [finding for finding in run.damage if finding.file not in (rundir.REQUESTS, rundir.WORKERS)]
-    return replace(run, steps=steps, damage=damage)
+    return replace(run, steps=steps)

@@ -67,6 +67,28 @@ def test_a_whole_run_has_no_damage_and_every_file_is_tried_here(original: Path) 
     }
 
 
+def test_a_host_that_could_not_be_watched_is_no_damage_and_one_that_left_nothing_is(run: Path) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["options"]["agents"] = "local,gpu1,gpu2"
+    (run / "run.json").write_text(json.dumps(manifest))
+    for kind, agent in (("agent_failed", "gpu1"), ("agent_failed", "gpu2"), ("agent_started", "gpu2")):
+        line = {"t_ns": syn.at(1.0), "kind": kind, "text": f"{kind}: {agent}", "agent": agent}
+        rundir.append_line(run / rundir.EVENTS, line)
+    assert damage(run) == {"telemetry": "1 of 2 hosts that were watched left nothing"}
+
+
+def test_a_host_that_only_nvidia_smi_tells_of_lacks_nothing(run: Path) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["options"]["agents"] = "local,gpu1"
+    (run / "run.json").write_text(json.dumps(manifest))
+    syn.hello(run, "gpu1", gpus=1)
+    path = run / "telemetry" / "gpu1" / "hello.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"nvml": {"state": "nvidia-smi"}}))
+    for table in ("gpu_fast", "gpu_slow"):
+        shutil.copy(run / "telemetry" / "sim-0" / f"{table}.arrow", path.with_name(f"{table}.arrow"))
+    assert damage(run) == {}
+
+
 @pytest.mark.parametrize("name", [*FILES[1:], *FOLDERS])
 def test_what_is_missing_is_named(run: Path, name: str) -> None:
     path = run / name

@@ -1,6 +1,7 @@
 """Percentiles, and how many requests one needs.
 
-Pure: arrays in, floats out; no clock. Not here: which requests count (metrics.py).
+Pure: arrays in, floats out; no clock. Not here: which requests count
+(metrics.py), how well a figure is known (intervals.py).
 The percentile is the inverted CDF (nearest rank, Hyndman & Fan type 1): the smallest value that at least p % of the
 sample does not exceed. It is always a value that was measured, and it is defined when failures count as +infinity.
 """
@@ -20,27 +21,29 @@ PERCENTILES = (50, 90, 95, 99)
 
 def percentile(sample: Floats, p: float, weights: Floats | None = None) -> float | None:
     """The inverted CDF at p %; `weights` say how often each value counts. None for an empty sample."""
-    return _inverted_cdf(*_sorted(sample, weights), p) if sample.size else None
+    return inverted_cdf(*sort(sample, weights), p) if sample.size else None
 
 
 def describe(sample: Floats, weights: Floats | None = None) -> dict[str, float | None]:
     """p50, p90, p95, p99 and mean; all None for an empty sample, infinite where failures reach that far."""
     if not sample.size:
         return dict.fromkeys([*(f"p{p}" for p in PERCENTILES), "mean"])
-    values, cumulated = _sorted(sample, weights)
-    figures: dict[str, float | None] = {f"p{p}": _inverted_cdf(values, cumulated, p) for p in PERCENTILES}
+    values, cumulated = sort(sample, weights)
+    figures: dict[str, float | None] = {f"p{p}": inverted_cdf(values, cumulated, p) for p in PERCENTILES}
     figures["mean"] = float(np.average(sample, weights=weights))
     return figures
 
 
-def _sorted(sample: Floats, weights: Floats | None) -> tuple[Floats, Floats | None]:
+def sort(sample: Floats, weights: Floats | None) -> tuple[Floats, Floats | None]:
+    """Ascending values and, with weights, how much is up to each: what `inverted_cdf` takes."""
     if weights is None:
         return np.sort(sample), None
     order = np.argsort(sample)
     return sample[order], np.cumsum(weights[order])
 
 
-def _inverted_cdf(values: Floats, cumulated: Floats | None, p: float) -> float:
+def inverted_cdf(values: Floats, cumulated: Floats | None, p: float) -> float:
+    """`percentile` of what `sort` gave."""
     if cumulated is None:
         rank = math.ceil(round(p * values.size / 100, 9)) - 1
     else:

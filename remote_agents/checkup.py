@@ -64,7 +64,7 @@ def examine(config: Config, sample_s: float = SAMPLE_S) -> list[Findings]:
             fleet.end()
         events = rundir.read_lines(run / rundir.EVENTS)
         fits = fit_clocks(rundir.read_lines(run / rundir.CLOCKS))
-        tables = {watch.agent: _tables(run, watch.host) for watch in fleet.watches}
+        tables = {watch.agent: _tables(fleet.store.folder(watch.host)) for watch in fleet.watches}
         return [
             Findings(
                 agent=watch.agent,
@@ -88,9 +88,8 @@ def _are_ready(fleet: Fleet) -> bool:
     return fleet.settled and all(watch.hello.get("nvml", {}).get("state") != "starting" for watch in fleet.watches)
 
 
-def _tables(run: Path, host: str) -> dict[str, pa.Table]:
+def _tables(folder: Path) -> dict[str, pa.Table]:
     """Those that have rows."""
-    folder = run / rundir.TELEMETRY / rundir.file_name(host)
     read = {name: read_shard(folder / f"{name}.arrow")[0] for name in TABLES if (folder / f"{name}.arrow").exists()}
     return {name: table for name, table in read.items() if table is not None and table.num_rows}
 

@@ -15,8 +15,8 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from remote_agents import deploy
 from remote_agents.hosts import LOCAL, NONE, Agent, check_agents, metrics_urls, parse_agent, server_port
 from remote_agents.ssh import SshOptions, connect
 from remote_agents.store import Live, Store
+from remote_agents.turns import Turns
 from remote_agents.watch import SECOND_NS, Watch
 from remote_agents.wire import Wire
 
@@ -36,7 +37,8 @@ PASSPHRASES = "LOADGEN_SSH_PASSPHRASE"
 FLEET_S = 10.0
 LAUNCH_S = 20.0
 STOP_S = 4.0
-_AT_ONCE = 16  # connections being made
+_AT_ONCE = 16  # connections being made, but for those that take longer than _PATIENCE_S
+_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Config:
         url = metrics_urls(self.agents, self.endpoint, self.metrics_url)[name]
         dcgm_url = metrics_urls(self.agents, None, self.dcgm_url)[name]
         return {
-            "name": None if is_local else name,
+            "name": self._host_name() if is_local else name,
             "gpus": self.gpus,
             "metrics_url": url,
             "metrics_token": self.metrics_token() if url else None,
@@ -82,6 +84,11 @@ class Config:
             "lease_s": 0 if is_local else self.lease_s,
             "max_lifetime_s": self.max_lifetime_s,
         }
+
+    def _host_name(self) -> str:
+        """Of this host in the files; another host may be called the same."""
+        name = socket.gethostname()
+        return LOCAL if name in self.agents else name
 
     def ssh_options(self) -> SshOptions:
         """Takes the passphrases out of the environment, which local agents inherit."""
@@ -119,11 +126,11 @@ class Fleet:
     """The agents of a run."""
 
     def __init__(self, config: Config) -> None:
-        self.store = Store(config.run_dir)
         self.live = Live()
+        self.store = Store(config.run_dir, self.live)
         self._config = config
         self._ssh = config.ssh_options()
-        self._connecting = threading.Semaphore(_AT_ONCE)
+        self._turns = Turns(_AT_ONCE, _PATIENCE_S)
         self.watches = [self._watch(parse_agent(name)) for name in config.agents]
 
     def start(self) -> None:
@@ -152,6 +159,7 @@ class Fleet:
         """Say goodbye to all, wait for them, close the files."""
         for watch in self.watches:
             watch.stopping.set()
+        self._turns.end()
         end = time.monotonic() + STOP_S
         for watch in self.watches:
             if watch.is_alive():
@@ -159,18 +167,16 @@ class Fleet:
         self.store.close()
 
     def _watch(self, agent: Agent) -> Watch:
-        log = self._config.run_dir / rundir.LOGS / f"agent-{rundir.file_name(agent.name)}.log"
+        log = self._config.run_dir / rundir.LOGS / f"agent-{self.store.file_name(agent.name)}.log"
         log.parent.mkdir(exist_ok=True)
         launch = self._launch_local if agent.name == LOCAL else functools.partial(self._launch_remote, agent)
-        return Watch(
-            agent.name, self._config.start(agent.name), functools.partial(launch, log=log), self.store, self.live
-        )
+        return Watch(agent.name, self._config.start(agent.name), functools.partial(launch, log=log), self.store)
 
     def _launch_local(self, start: dict[str, Any], *, log: Path) -> Wire:
         return deploy.start_local(start, log, time.monotonic() + LAUNCH_S)
 
     def _launch_remote(self, agent: Agent, start: dict[str, Any], *, log: Path) -> Wire:
-        with self._connecting:
+        with self._turns.turn():
             deadline = time.monotonic() + LAUNCH_S
             connection = connect(agent, self._ssh, deadline)
             for text in connection.pinned:

@@ -33,9 +33,10 @@ _PYTHONS = (
 )
 _NO_PYTHON = 97
 _STATUS_S = 1.0
+_TURN_S = 0.1
 _MAX_NOISE = 256 << 10
 _ROOT = Path(remote_agents.__file__).parent
-_MAIN = "from remote_agents.agent.__main__ import main\n\nmain()\n"
+_MAIN = "import sys\n\nfrom remote_agents.agent.__main__ import main\n\nmain(sys.argv[0])\n"
 
 
 @functools.cache
@@ -72,15 +73,13 @@ def start_local(start: dict[str, Any], log: Path, deadline: float) -> Wire:
 def start_remote(connection: Connection, start: dict[str, Any], log: Path, folder: str | None, deadline: float) -> Wire:
     """The connection becomes the wire's own; it is closed when no agent can be started. Raises AgentError."""
     try:
-        before, archived = b"", {}
         if folder is None:
             command, before = bootstrapped()
         else:
-            archived = {"archive": _leave_archive(connection, folder)}
-            command = _command(archived["archive"])
+            command, before = _command(_leave_archive(connection, folder)), b""
         wire = ChannelWire(connection, connection.execute(command), log)
         try:
-            wire.write(before + MAGIC + encode(START, start | archived), _left(deadline))
+            wire.write(before + MAGIC + encode(START, start), _left(deadline))
         except LinkError:
             pass  # it has ended: that is seen now
         if _await_magic(wire, connection.peer, deadline) == _NO_PYTHON:
@@ -95,18 +94,21 @@ def _await_magic(wire: PipeWire | ChannelWire, where: str, deadline: float) -> i
     """Read on to the agent's first frame, which stays unread; _NO_PYTHON when it can't run there. Raises AgentError."""
     came = b""
     while MAGIC not in came:
-        data = wire.read(_left(deadline))
-        if data:
-            came += data
-        if data == b"" and wire.exit_status(_STATUS_S) == _NO_PYTHON:
+        data = wire.read(_TURN_S)
+        is_late = time.monotonic() > deadline
+        if data is None and not is_late:
+            continue
+        came += data or b""
+        status = wire.exit_status(_STATUS_S) if data == b"" else None
+        if status == _NO_PYTHON:
             return _NO_PYTHON
-        if not data or len(came) > _MAX_NOISE:
-            how = "it did not answer in time" if data is None else wire.close()
+        if not data or is_late or len(came) > _MAX_NOISE:
+            how = wire.close()
             said = came[:200].decode(errors="replace").strip()
             raise AgentError(
-                f"the agent cannot be started on {where}: {how}"
+                f"the agent cannot be started on {where}: {'it did not answer in time' if is_late else how}"
                 + (f"; what came instead begins with {said!r}" if said else ""),
-                passing=data is None,
+                passing=is_late or (data == b"" and (status is None or status < 0)),  # it was killed, or its link broke
             )
     wire.unread(came)
     return None
@@ -150,6 +152,8 @@ def _leave_archive(connection: Connection, folder: str) -> str:
 def _read_smi(connection: Connection, name: str, deadline: float) -> Wire:
     wire = SmiWire(connection, connection.execute(SMI_COMMAND), name)
     if not wire.await_row(_left(deadline)):
+        if not connection.alive:
+            raise AgentError(f"the connection to {connection.peer} broke before nvidia-smi said anything", passing=True)
         raise AgentError(
             f"{connection.peer} has neither Python 3.8 or later nor a working nvidia-smi: install Python there"
         )

@@ -7,6 +7,8 @@ that breaks.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
 from typing import Any
 
@@ -16,6 +18,7 @@ from remote_agents.agent.kernel_clock import boot_id
 from remote_agents.agent.protocol import HELLO, MAGIC, SAMPLE, WELCOME, encode
 from remote_agents.agent.sample import SCHEMA, TABLES
 from remote_agents.ssh import Connection
+from remote_agents.ssh_transport import BROKEN
 
 PERIOD_NS = 1_000_000_000
 # nvidia-smi's name, table, column, factor
@@ -35,6 +38,7 @@ SMI_COMMAND = (
     f"nvidia-smi --query-gpu=index,uuid,name,driver_version,{','.join(name for name, *_ in FIELDS)} "
     f"--format=csv,noheader,nounits -lms {PERIOD_NS // 1_000_000}"
 )
+_MAX_LINE_B = 4096
 _REASON = "nvidia-smi does not tell"
 _WHAT = "read through nvidia-smi, once a second: there is no Python 3.8 or later on this host"
 
@@ -76,7 +80,8 @@ class SmiWire:
         """nvidia-smi takes nothing."""
 
     def close(self) -> str:
-        self._channel.close()  # nvidia-smi ends when its next row finds no reader
+        with contextlib.suppress(*BROKEN):
+            self._channel.close()  # nvidia-smi ends when its next row finds no reader
         self._connection.close()
         return "nvidia-smi has ended"
 
@@ -87,15 +92,17 @@ class SmiRows:
     def __init__(self, name: str) -> None:
         self._name = name
         self._rest = b""
+        self._id = f"nvidia-smi {secrets.token_hex(4)}"  # a new link has numbers of its own
         self._number = 0
         self._gpus: dict[str, dict[str, Any]] = {}
 
     def feed(self, data: bytes, now_ns: int) -> bytes:
         *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-_MAX_LINE_B:]
         rows = [row for line in lines if (row := _values(line.decode(errors="replace"), now_ns)) is not None]
         if not rows:
             return b""
-        frames = b"" if self._gpus else MAGIC + encode(WELCOME, {"agent": "nvidia-smi"})
+        frames = b"" if self._gpus else MAGIC + encode(WELCOME, {"agent": self._id})
         known = len(self._gpus)
         for row in rows:
             self._gpus.setdefault(

@@ -1,11 +1,12 @@
 """What a run keeps of its agents: telemetry/, clocks.jsonl and events; and the latest values, for the live line.
 
-Agents' threads add, the collector's main thread flushes once a second. Samples keep the CLOCK_MONOTONIC stamps of their
-host.
+Agents' threads add, the collector's main thread flushes once a second. What does not fit its table is in neither.
+Samples keep the CLOCK_MONOTONIC stamps of their host.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -22,11 +23,14 @@ _FRESH_SCRAPE_NS = 15_000_000_000
 
 
 class Store:
-    """Rows wait for the flush of the second; each table of each host has its shard."""
+    """Rows wait for the flush of the second; each table of each host has its shard. Nothing is taken after `close`."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, live: Live) -> None:
         self._run = run
-        self._lock = threading.Lock()
+        self._live = live
+        self._lock = threading.RLock()
+        self._closed = False
+        self._names: dict[str, str] = {}
         self._hellos: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str], list[list[Any]]] = {}
         self._shards: dict[tuple[str, str], ShardWriter] = {}
@@ -34,8 +38,10 @@ class Store:
     def hello(self, facts: dict[str, Any]) -> None:
         """Keep and write what a host says of itself; a later one replaces an earlier one."""
         with self._lock:
+            if self._closed:
+                return
             self._hellos[facts["host"]] = facts
-            path = self._folder(facts["host"]) / "hello.json"
+            path = self.folder(facts["host"]) / "hello.json"
             temporary = path.with_suffix(".new")
             temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
             temporary.replace(path)
@@ -45,32 +51,50 @@ class Store:
             self._rows.setdefault((host, table), []).extend(rows)
 
     def probe(self, host: str, stamps: dict[str, int]) -> None:
-        rundir.append_line(self._run / rundir.CLOCKS, {"host": host, **stamps})
+        if not self._closed:
+            rundir.append_line(self._run / rundir.CLOCKS, {"host": host, **stamps})
 
     def event(self, kind: str, text: str, **facts: Any) -> None:
-        rundir.log_event(self._run, kind, text, **facts)
+        if not self._closed:
+            rundir.log_event(self._run, kind, text, **facts)
 
     def flush(self) -> None:
         with self._lock:
             waiting, self._rows = self._rows, {}
         for (host, table), rows in waiting.items():
-            problems = self._append(host, table, rows) if rows else []
+            problems = self._append(host, table, rows)
             if problems:
                 text = f"{len(problems)} rows of {table} from {host} do not fit its columns: {problems[0]}"
                 self.event("bad_rows", text, host=host)
 
+    def file_name(self, name: str) -> str:
+        """Of an agent or a host: no two of a run have the same."""
+        with self._lock:
+            if name not in self._names:
+                stem, taken = rundir.file_name(name), set(self._names.values())
+                names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+                self._names[name] = next(free for free in names if free not in taken)
+            return self._names[name]
+
+    def folder(self, host: str) -> Path:
+        folder = self._run / rundir.TELEMETRY / self.file_name(host)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def close(self) -> None:
         self.flush()
+        with self._lock:
+            self._closed = True
         for shard in self._shards.values():
             shard.close()
 
     def _append(self, host: str, table: str, rows: list[list[Any]]) -> list[Exception]:
         """Write the rows at once, or else one by one; what was wrong with each that could not be written."""
-        shard = self._shard(host, table)
         try:
-            shard.append(list(zip(*rows, strict=True)))
-        except (TypeError, ValueError, OverflowError) as error:  # pyarrow's own are of these; nothing was written
+            self._shard(host, table).append(list(zip(*rows, strict=True)))
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:  # pyarrow's are of these, too
             return [error] if len(rows) == 1 else [bad for row in rows for bad in self._append(host, table, [row])]
+        self._live.add(host, table, rows)
         return []
 
     def _shard(self, host: str, table: str) -> ShardWriter:
@@ -86,13 +110,8 @@ class Store:
                 "simulated": "true" if hello["simulated"] else "false",
             }
             schema = arrow_schema([(column.name, column.type) for column in TABLES[table]], metadata)
-            self._shards[host, table] = ShardWriter(self._folder(host) / f"{table}.arrow", schema)
+            self._shards[host, table] = ShardWriter(self.folder(host) / f"{table}.arrow", schema)
         return self._shards[host, table]
-
-    def _folder(self, host: str) -> Path:
-        folder = self._run / rundir.TELEMETRY / rundir.file_name(host)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
 
 class Live:

@@ -31,7 +31,7 @@ from remote_agents.agent.protocol import (
     encode,
 )
 from remote_agents.agent.sample import SCHEMA, TABLES
-from remote_agents.store import Live, Store
+from remote_agents.store import Store
 from remote_agents.wire import LinkError, Wire
 
 SECOND_NS = 1_000_000_000
@@ -41,10 +41,17 @@ BURST_EVERY_NS = 10 * SECOND_NS
 PROBE_LIMIT_NS = SECOND_NS
 SILENT_NS = 5 * SECOND_NS
 GIVEN_UP_NS = 10 * SECOND_NS
-RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # after so many links in a row that did not last
+LASTING_NS = 15 * SECOND_NS
 LAST_BURST_NS = 700_000_000
 LEAVE_NS = SECOND_NS
 _TURN_S = 0.05
+
+_HELLO = {"boot_id": str, "realtime_ns": int, "monotonic_ns": int, "simulated": bool, "gpus": list, "nvml": dict}
+# What an agent does not say of its events: that is said here, or is a name of our own.
+_NOT_FACTS = frozenset(("kind", "text", "t_mono_ns", "t_ns", "agent", "host", "agent_ns", "run", "self"))
+# A body that no agent of ours sends ends in one of these.
+_MISFITS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 STARTING, OK, SILENT, LINKING, ENDED = "starting", "ok", "silent", "linking", "ended"
 
@@ -53,10 +60,11 @@ class Watch(threading.Thread):
     """`launch(start)` makes a link whose agent has answered, or raises AgentError; a passing one is tried again."""
 
     def __init__(
-        self, name: str, start: dict[str, Any], launch: Callable[[dict[str, Any]], Wire], store: Store, live: Live
+        self, name: str, start: dict[str, Any], launch: Callable[[dict[str, Any]], Wire], store: Store
     ) -> None:
         super().__init__(name=f"agent {name}", daemon=True)
         self.agent = name
+        self.host: str = start["name"]
         self.state = STARTING
         self.problem: AgentError | None = None  # why there is no agent
         self.fault: OSError | None = None  # the run directory cannot be written
@@ -66,16 +74,12 @@ class Watch(threading.Thread):
         self.taken = ("", 0)  # agent, number of its last frame that the store has
         self.durable = ("", 0)  # the same of what is on the disk
         self.store = store
-        self.live = live
+        self.greeted_hosts: set[str] = set()
         self._start_facts = start
         self._token = secrets.token_hex(32)
         self._peer = ""
         self._launch = launch
         self._broke_ns: int | None = None  # when the link broke, until there is another
-
-    @property
-    def host(self) -> str:
-        return str(self.hello.get("agent_host", self.agent))
 
     def run(self) -> None:
         failures = 0
@@ -101,7 +105,14 @@ class Watch(threading.Thread):
 
     def _once(self, failures: int) -> tuple[bool, int]:
         """Make a link and use it to its end: whether to make another, and how many have failed in a row."""
-        wire = self._launch(self._start_facts | {"token": self._token, "received": self.taken[1]})
+        agent, received = self.taken
+        try:
+            wire = self._launch(self._start_facts | {"token": self._token, "agent": agent, "received": received})
+        except OSError as error:
+            raise AgentError(
+                f"this machine cannot start or reach it ({error.strerror or error}): look at its limits (ulimit -a)",
+                passing=True,
+            ) from error
         self._peer = wire.peer
         talk = Talk(self, wire)
         reason: str | None = "the collector failed"
@@ -113,7 +124,7 @@ class Watch(threading.Thread):
             self.state = ENDED
             return False, 0
         self._lost(reason or how, talk.was_told_to_end)
-        return not talk.was_told_to_end, 0 if talk.welcome else failures + 1
+        return not talk.was_told_to_end, 0 if talk.has_lasted else failures + 1
 
     def _could_not_start(self, error: AgentError, again: bool) -> None:
         first = self.problem is None and self._broke_ns is None
@@ -151,8 +162,14 @@ class Watch(threading.Thread):
         columns = {name: [column.name for column in table] for name, table in TABLES.items()}
         if hello["schema"] != SCHEMA or hello["tables"] != columns:
             raise ProtocolError(f"its tables are of schema {hello['schema']}, this collector knows {SCHEMA}")
+        if bad := [name for name, kind in _HELLO.items() if not isinstance(hello[name], kind)]:
+            raise ProtocolError(f"it says hello without a proper {', '.join(bad)}")
+        simulates = self._start_facts["telemetry_url"] is not None and hello["simulated"]
+        if hello["agent_host"] != self.host or not (hello["host"] == self.host or simulates):
+            raise ProtocolError(f"it speaks for {hello['host']!r}, and is {self.host}")
         del hello["tables"]
         self.store.hello(hello)
+        self.greeted_hosts.add(hello["host"])
         first = not self.hello
         if first or hello["host"] == self.host:
             self.hello = hello
@@ -172,7 +189,7 @@ class Talk:
         self._watch = watch
         self._wire = wire
         self._decoder = Decoder(watch.taken[1])
-        self._heard_ns = time.monotonic_ns()
+        self._began_ns = self._heard_ns = time.monotonic_ns()
         self._next_burst_ns = 0
         self._bursts = 0
         self._probes_left = 0
@@ -181,6 +198,10 @@ class Talk:
         self._next_ack_ns = 0
         self._ending_ns: int | None = None  # since when the last probes are asked
         self._told_ns: int | None = None
+
+    @property
+    def has_lasted(self) -> bool:
+        return self.welcome and time.monotonic_ns() - self._began_ns > LASTING_NS
 
     def run(self) -> str | None:
         """Why the link ended, "" when the wire knows best; None when that was in order."""
@@ -196,7 +217,11 @@ class Talk:
                         if frame.kind == BYE:
                             self.was_told_to_end = not self._watch.stopping.is_set()
                             return "it was told to end on its host" if self.was_told_to_end else None
-                        self._take(frame, now_ns)
+                        try:
+                            self._take(frame, now_ns)
+                        except _MISFITS as error:
+                            text = f"frame {frame.number} of kind {frame.kind} is none of an agent's: {error!r}"
+                            raise ProtocolError(text) from error
                 reason = self._duties(now_ns)
                 if reason is not None or self._is_over(now_ns):
                     return reason
@@ -207,26 +232,31 @@ class Talk:
 
     def _take(self, frame: Frame, now_ns: int) -> None:
         watch, body = self._watch, frame.body
+        if not self.welcome and frame.kind != WELCOME:
+            raise ProtocolError(f"its first frame is of kind {frame.kind}, not WELCOME")
         if frame.kind == PONG:
             self._answered(body, now_ns)
         elif frame.kind == WELCOME:
             self.welcome = True
-            watch.welcomed(body["agent"])
+            watch.welcomed(str(body["agent"]))
             self._decoder.received = watch.taken[1]
         elif frame.kind == SAMPLE:
             table, host, rows = body
+            if host not in watch.greeted_hosts or table not in TABLES:
+                raise ProtocolError(f"it sends rows of {table!r} of {host!r}, which it has not greeted with")
             watch.store.add(host, table, rows)
-            watch.live.add(host, table, rows)
         elif frame.kind == EVENT:
-            facts = {key: value for key, value in body.items() if key not in ("kind", "text", "t_mono_ns")}
-            stamp = {"agent": watch.agent, "host": watch.host, "agent_ns": body["t_mono_ns"]}
-            watch.store.event(body["kind"], body["text"], **facts, **stamp)
+            said = _printable(body)
+            facts = {key: value for key, value in said.items() if key not in _NOT_FACTS}
+            stamp = {"agent": watch.agent, "host": watch.host, "agent_ns": _instant(said["t_mono_ns"])}
+            watch.store.event(str(said["kind"]), str(said["text"]), **facts, **stamp)
         elif frame.kind == LOST:
-            seconds = (body["to_ns"] - body["from_ns"]) / 1e9
-            text = f"{body['frames']} frames of {seconds:.0f} s are lost: the spool of agent {watch.agent} was full"
-            watch.store.event("samples_lost", text, agent=watch.agent, host=watch.host, **body)
+            lost = {"frames": int(body["frames"])} | {name: _instant(body[name]) for name in ("from_ns", "to_ns")}
+            seconds = (lost["to_ns"] - lost["from_ns"]) / 1e9
+            text = f"{lost['frames']} frames of {seconds:.0f} s are lost: the spool of agent {watch.agent} was full"
+            watch.store.event("samples_lost", text, agent=watch.agent, host=watch.host, **lost)
         elif frame.kind == HELLO:
-            watch.greeted(body)
+            watch.greeted(_printable(body))
         if frame.number:
             watch.taken = (watch.taken[0], frame.number)
 
@@ -285,9 +315,28 @@ class Talk:
         """A pong completes a probe, and asks the next of the burst."""
         if self._asked_ns is None or pong["id"] != self._probe:
             return
-        stamps = {"t0_ns": self._asked_ns, "t1_ns": pong["t1_ns"], "t2_ns": pong["t2_ns"], "t3_ns": t3_ns}
+        t1_ns, t2_ns = _instant(pong["t1_ns"]), _instant(pong["t2_ns"])
+        stamps = {"t0_ns": self._asked_ns, "t1_ns": t1_ns, "t2_ns": t2_ns, "t3_ns": t3_ns}
         self._asked_ns = None
         self._probes_left -= 1
         if self._probes_left > 0:
             self._ask()
         self._watch.store.probe(self._watch.host, stamps)
+
+
+def _instant(value: Any) -> int:
+    """Of an agent's clock. Raises ProtocolError."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ProtocolError(f"it sends {value!r} for a time")
+    return value
+
+
+def _printable(value: Any) -> Any:
+    """A host's words without what a terminal would obey."""
+    if isinstance(value, str):
+        return "".join(letter if letter.isprintable() else " " for letter in value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value

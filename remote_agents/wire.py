@@ -9,16 +9,21 @@ import contextlib
 import os
 import select
 import subprocess
+import time
 from pathlib import Path
 from typing import Protocol
 
 import paramiko
 
 from remote_agents.ssh import Connection
+from remote_agents.ssh_transport import BROKEN
 
 _READ_B = 1 << 16
 _LEAVE_S = 0.9
 _TERMINATE_S = 0.2
+_WRITE_S = 5.0
+_LOG_B = 1 << 20  # of what a host writes to its error output, more is dropped
+_LAST_WORDS_B = 4096
 
 
 class LinkError(Exception):
@@ -69,6 +74,8 @@ class PipeWire(_Unread):
                 start_new_session=True,  # Ctrl-C is for the conductor
                 bufsize=0,
             )
+        assert self._process.stdin
+        os.set_blocking(self._process.stdin.fileno(), False)
 
     def read(self, wait_s: float) -> bytes | None:
         if self._unread:
@@ -81,10 +88,15 @@ class PipeWire(_Unread):
 
     def write(self, data: bytes) -> None:
         assert self._process.stdin
+        descriptor = self._process.stdin.fileno()
         view = memoryview(data)
+        end = time.monotonic() + _WRITE_S
         try:
             while view:
-                view = view[os.write(self._process.stdin.fileno(), view) :]
+                if not select.select([], [descriptor], [], max(end - time.monotonic(), 0))[1]:
+                    raise LinkError(f"it has not read for {_WRITE_S:.0f} s")
+                with contextlib.suppress(BlockingIOError):
+                    view = view[os.write(descriptor, view) :]
         except BrokenPipeError as error:
             raise LinkError("it does not read any more") from error
 
@@ -109,7 +121,7 @@ class PipeWire(_Unread):
                 code = self._process.wait()
         self._process.stdout.close()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return _with_last_words(how, self._log.read_text(errors="replace"))
+        return _with_last_words(how, self._log)
 
 
 class ChannelWire(_Unread):
@@ -134,35 +146,45 @@ class ChannelWire(_Unread):
         finally:
             self._keep_errors()
 
-    def write(self, data: bytes, wait_s: float = 5.0) -> None:
+    def write(self, data: bytes, wait_s: float = _WRITE_S) -> None:
         self._channel.settimeout(wait_s)
         try:
             self._channel.sendall(data)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             raise LinkError(f"the connection broke: {error}") from error
 
     def close(self) -> str:
         how = "the connection broke"
         if self._connection.alive:
-            with contextlib.suppress(OSError, EOFError):  # it may break now
+            with contextlib.suppress(*BROKEN):  # it may break now
                 self._channel.shutdown_write()
             if self._channel.status_event.wait(_LEAVE_S) and self._channel.exit_status >= 0:
                 how = f"exit code {self._channel.exit_status}"
         self._keep_errors()
-        self._channel.close()
+        with contextlib.suppress(*BROKEN):
+            self._channel.close()
         self._connection.close()
-        return _with_last_words(how, self._log.read_text(errors="replace") if self._log.exists() else "")
+        return _with_last_words(how, self._log)
 
     def exit_status(self, wait_s: float) -> int | None:
         """Of the command; None while it runs."""
         return self._channel.exit_status if self._channel.status_event.wait(wait_s) else None
 
     def _keep_errors(self) -> None:
-        while self._channel.recv_stderr_ready():
+        """As much as has come, but no more than a window: a host that never stops is left after it."""
+        left_b = _LOG_B
+        while left_b > 0 and self._channel.recv_stderr_ready():
+            errors = self._channel.recv_stderr(_READ_B)
+            left_b -= len(errors)
             with self._log.open("ab") as log:
-                log.write(self._channel.recv_stderr(_READ_B))
+                log.write(errors[: max(_LOG_B - log.tell(), 0)])
 
 
-def _with_last_words(how: str, errors: str) -> str:
+def _with_last_words(how: str, log: Path) -> str:
+    if not log.exists():
+        return how
+    with log.open("rb") as file:
+        file.seek(max(log.stat().st_size - _LAST_WORDS_B, 0))
+        errors = file.read().decode(errors="replace")
     last_words = errors.strip().rpartition("\n")[2]
-    return f"{how}: {last_words}" if last_words else how
+    return f"{how}: {''.join(letter for letter in last_words if letter.isprintable())}" if last_words else how

@@ -260,7 +260,7 @@ def _time_of_day(found: Findings) -> Finding:
 
 
 def _is_ours(hello: dict[str, Any]) -> bool:
-    return bool(hello) and hello.get("boot_id") == boot_id()
+    return bool(ours := boot_id()) and hello.get("boot_id") == ours
 
 
 def _said(events: list[dict[str, Any]]) -> Iterator[tuple[str, Finding]]:

@@ -171,7 +171,7 @@ class ActiveRun:
             self.log("worker_lost", f"worker {index} was lost; its share of the load is gone", worker=index)
 
     def _collector_lost(self) -> None:
-        self.log("collector_lost", "the collector ended early; no telemetry from here on")
+        self.log("collector_lost", "the collector ended early; no telemetry from here on: see logs/collector.log")
 
     def finish(self, shape_failure: Exception | None) -> str:
         """Stop the collector, reconcile the counts, write the final status; returns it."""

@@ -72,7 +72,7 @@ class WorkerClocks:
 
     def _take(self, msg: Message, **_: Any) -> None:
         t3_ns, worker, data = time.monotonic_ns(), msg.node_id, msg.data
-        if data["boot_id"] == self._boot_id:
+        if data["boot_id"] and data["boot_id"] == self._boot_id:  # neither is named where the kernel does not tell
             self._ours.add(worker)
             return
         stamps = {"t0_ns": data["t0_ns"], "t1_ns": data["t1_ns"], "t2_ns": data["t2_ns"], "t3_ns": t3_ns}

@@ -6,6 +6,7 @@ the passphrases of the user's SSH keys.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -67,7 +68,8 @@ class Collection:
 
     def _read(self) -> None:
         for line in self._process.stdout:
-            self.latest = json.loads(line)
+            with contextlib.suppress(ValueError):  # cut: the collector was killed meanwhile
+                self.latest = json.loads(line)
         self.latest = {}
         if not self._stopping:
             self._on_loss()

@@ -3,7 +3,8 @@
     main thread   signals, links, watchdog, lifetime   link      two threads for each link to the collector (link.py)
     samplers      NVML or simulator, /proc, server metrics, dcgm-exporter: one thread each
 
-Attached, it ends when its stdin does. With a lease it outlives a link that breaks, and is handed the next (lease.py).
+Attached, it ends when its stdin does. With a lease it outlives a link that breaks, and is handed the next (lease.py);
+the lease begins when the collector is first heard: what it never knew of does not stay behind.
 Every thread but main is a daemon: one that hangs in a driver call cannot keep the agent alive. Speaks CLOCK_MONOTONIC.
 """
 
@@ -18,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
@@ -37,25 +39,32 @@ LEASED_SILENT_NS = 10_000_000_000
 _TURN_S = 0.2
 
 
-def main() -> None:
+def main(archive: Optional[str] = None) -> None:
+    """`archive` is the file that this was started from, if any: it goes with the agent."""
     start = read_start(0)
     if start is None:
+        _remove(archive)
         return
     listening = None
     if start["lease_s"]:
-        listening = lease.hand_over(start["token"], start["received"])
-        if listening is None:
+        listening, holder, is_new = lease.enter(start["token"])
+        if holder is not None:
+            if not is_new:
+                _remove(archive)  # the agent that is there has its own
+            lease.hand_over(holder, start["token"], start["agent"], start["received"])
             return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # here and in every thread: main waits for them
     agent = Agent(start, listening)
+    in_order = False
     try:
-        agent.run()
+        in_order = agent.run()
+    except Exception as error:  # whatever it is, the collector hears of it
+        agent.say_error(error)
+        traceback.print_exc()
     finally:
-        agent.end()
-        if start.get("archive"):
-            with contextlib.suppress(OSError):
-                Path(start["archive"]).unlink()
-        os._exit(0)  # no finalisers: a thread may hang in the driver
+        agent.end(in_order)
+        _remove(archive)
+        os._exit(0 if in_order else 1)  # no finalisers: a thread may hang in the driver
 
 
 class Agent:
@@ -65,18 +74,21 @@ class Agent:
         self._start = start
         self._listening = listening
         self._id = secrets.token_hex(8)
-        self._outbox = Outbox(start["name"] or socket.gethostname())
+        self._outbox = Outbox(start["name"])
         self._meter = Meter()
         self._link: Optional[Link] = None
         self._holder: Optional[socket.socket] = None
+        self._began_ns = time.monotonic_ns()
+        self._is_known = False  # the collector was heard, over any link
         self._gpus: Any = None
         self._gpu_thread: Optional[threading.Thread] = None
         self._hung = False
+        self._print_error = threading.excepthook
 
-    def run(self) -> None:
-        """Sample until a signal, the end of the link or of the lease, or of the lifetime."""
+    def run(self) -> bool:
+        """Sample until a signal, the end of the link or of the lease, or of the lifetime; whether that was in order."""
         _be_modest()
-        threading.excepthook = self._say_error
+        threading.excepthook = self._thread_ended
         if self._listening is None:
             self._attach_standard_streams()
         self._sample()
@@ -90,30 +102,35 @@ class Agent:
             self._watch_nvml(now_ns)
             if end_ns is not None and now_ns > end_ns:
                 self._outbox.event("agent_lifetime", f"the agent ends: its lifetime of {lifetime_s:g} s is over")
-                return
+                return True
             if self._is_left(now_ns):
-                return
+                return self._link is None or self._link.end != SILENT
+        return True
 
-    def end(self) -> None:
-        """Shut NVML down, send what waits, let go of the link; takes a second at most."""
+    def end(self, in_order: bool) -> None:
+        """Shut NVML down, send what waits, say goodbye if all is in order; takes a second at most."""
         if self._gpu_thread is not None:
             self._gpus.stopping = True
             self._gpu_thread.join(0.4)
         self._outbox.flush()
-        self._outbox.put(BYE, {})
+        if in_order:
+            self._outbox.put(BYE, {})
         if self._link is not None:
             self._link.flush(self._outbox.last, 0.3)
 
     def _is_left(self, now_ns: int) -> bool:
         """Whether the collector has gone for good. A link that is no more is let go of."""
         link = self._link
-        if link is None or link.end is None:
+        if link is None:  # whoever made this agent did not come back with a link
+            return now_ns - self._began_ns > LEASED_SILENT_NS
+        self._is_known |= link.is_heard
+        if link.end is None:
             return False
-        if self._listening is None or link.end == STOPPED:
+        if link.end == SILENT and (self._listening is None or self._holder is not None):
+            self._outbox.event("link_silent", "nothing was heard of the collector: the link is given up")
+        if self._listening is None or link.end == STOPPED or not self._is_known:
             return True
         if self._holder is not None:
-            if link.end == SILENT:
-                self._outbox.event("link_silent", "nothing was heard of the collector: the link is given up")
             link.close()
             self._holder.close()
             self._holder = None
@@ -133,7 +150,8 @@ class Agent:
             self._link.close()
             self._holder.close()
         self._holder = handed.holder
-        self._link = Link(self._outbox, handed.reads, handed.writes, handed.received, LEASED_SILENT_NS)
+        received = handed.received if handed.agent == self._id else 0  # numbers are of one agent
+        self._link = Link(self._outbox, handed.reads, handed.writes, received, LEASED_SILENT_NS)
         self._link.open(self._id)
 
     def _sample(self) -> None:
@@ -186,16 +204,20 @@ class Agent:
         else:
             self._outbox.event("nvml_back", "NVML has returned")
 
-    def _say_error(self, error: Any) -> None:
-        text = f"{error.exc_type.__name__}: {error.exc_value}"
-        self._outbox.event("agent_error", f"a part of the agent has ended: {text}")
-        threading.__excepthook__(error)
+    def say_error(self, error: BaseException) -> None:
+        self._outbox.event("agent_error", f"a part of the agent has ended: {type(error).__name__}: {error}")
+
+    def _thread_ended(self, ended: Any) -> None:
+        self.say_error(ended.exc_value)
+        self._print_error(ended)
 
 
 def _be_modest() -> None:
     """The server comes first: less CPU for us, and our memory before its."""
-    os.nice(5)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):  # a sandbox may forbid any of it
+        os.nice(5)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -223,6 +245,12 @@ def _announcer(outbox: Outbox) -> Callable[..., None]:
         outbox.put(HELLO, {**common, **clocks, **facts})
 
     return announce
+
+
+def _remove(archive: Optional[str]) -> None:
+    if archive is not None:
+        with contextlib.suppress(OSError):
+            Path(archive).unlink()
 
 
 def _give_memory_back() -> None:

@@ -5,6 +5,7 @@ day are labels here, and durations go by CLOCK_MONOTONIC; the two figures say ho
 """
 
 import ctypes
+import os
 import time
 from pathlib import Path
 from typing import Optional, Tuple
@@ -58,7 +59,7 @@ def boot_id() -> str:
     except OSError:
         return ""
     try:
-        namespace = str(Path("/proc/self/ns/time").readlink())
+        namespace = os.readlink("/proc/self/ns/time")  # noqa: PTH115  Path has none in Python 3.8
     except OSError:  # older kernels have none
         return boot
     return boot if namespace == _FIRST_TIME_NAMESPACE else f"{boot} {namespace}"

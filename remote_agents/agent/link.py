@@ -24,6 +24,7 @@ class Link:
 
     def __init__(self, outbox: Outbox, reads: int, writes: int, received: int, silent_ns: int) -> None:
         self.heard_ns = time.monotonic_ns()
+        self.is_heard = False  # the collector knows that it has an agent
         self.end: Optional[str] = None  # why nothing more is read
         self._outbox = outbox
         self._reads, self._writes = reads, writes
@@ -66,6 +67,7 @@ class Link:
                 if not data:
                     self.end = self.end or BROKEN
                 for frame in decoder.feed(data):
+                    self.is_heard = True
                     if frame.kind == PING:
                         pong = {"id": frame.body["id"], "t1_ns": self.heard_ns, "t2_ns": time.monotonic_ns()}
                         self._write(encode(PONG, pong))

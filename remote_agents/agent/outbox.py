@@ -41,8 +41,8 @@ class Outbox:
 
     def put(self, kind: int, body: Any) -> None:
         with self._changed:  # encoded inside: numbers go in order
-            self.last += 1
-            entry = Entry(self.last, encode(kind, body, self.last), time.monotonic_ns())
+            entry = Entry(self.last + 1, encode(kind, body, self.last + 1), time.monotonic_ns())
+            self.last = entry.number  # only now: a body that cannot be encoded leaves no hole
             self._spool.append(entry)
             self.spool_b += len(entry.frame)
             while self.spool_b > self._limit_b and len(self._spool) > 1:

@@ -17,7 +17,7 @@ from typing import Any, Iterator, NamedTuple
 
 MAGIC = b"\x00gpu-agent/2\n"
 
-START = 1  # to the agent, first: what to sample, and {name, token, received, lease_s, max_lifetime_s}
+START = 1  # to the agent, first: what to sample, and {name, token, agent, received, lease_s, max_lifetime_s}
 WELCOME = 2  # {agent}: which agent it is; the first frame of every link, nothing but START is sent to it before
 HELLO = 3  # {host, schema, tables, boot_id, …}; a host's later HELLO replaces its earlier one
 SAMPLE = 4  # [table, host, rows], each row in the order of the table's columns
@@ -35,7 +35,7 @@ _WORTH_DEFLATING = 256
 _SIZES = struct.Struct(">II")
 _KEY = struct.Struct(">BI")
 _HEADER = _SIZES.size + _KEY.size
-_MAX_FRAME = 16 << 20
+_MAX_FRAME = 16 << 20  # and of what is deflated in it
 _MAX_NOISE = 256 << 10
 
 
@@ -88,13 +88,27 @@ class Decoder:
         kind, number = _KEY.unpack_from(keyed)
         text = keyed[_KEY.size :]
         if kind & DEFLATED:
-            kind, text = kind & ~DEFLATED, zlib.decompress(text)
-        body = json.loads(text.decode())
+            kind, text = kind & ~DEFLATED, self._inflated(text)
+        try:
+            body = json.loads(text.decode())
+            frames = int(body["frames"]) if kind == LOST else 1
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ProtocolError(f"the frame after number {self.received} is none of an agent's: {error!r}") from error
         if kind in NUMBERED:
-            if number != self.received + (body["frames"] if kind == LOST else 1):
+            if number != self.received + frames or frames < 1:
                 raise ProtocolError(f"frame {self.received + 1} is missing: frame {number} came instead")
             self.received = number
         return Frame(kind, number, body)
+
+    def _inflated(self, data: bytes) -> bytes:
+        inflater = zlib.decompressobj()
+        try:
+            text = inflater.decompress(data, _MAX_FRAME)
+        except zlib.error as error:
+            raise ProtocolError(f"the frame after number {self.received} is damaged: {error}") from error
+        if not inflater.eof:
+            raise ProtocolError(f"the frame after number {self.received} is cut, or larger than {_MAX_FRAME} bytes")
+        return text
 
     def noise(self) -> str:
         """The beginning of what came before the magic, or instead of it."""

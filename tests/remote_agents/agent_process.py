@@ -18,8 +18,9 @@ from remote_agents.agent.protocol import ACK, EVENT, MAGIC, START, WELCOME, Deco
 
 FOLDER = Path(remote_agents.agent.__file__).parent
 DEFAULTS: dict[str, Any] = {
-    "name": None,
+    "name": os.uname().nodename,
     "token": None,
+    "agent": "",
     "received": 0,
     "gpus": None,
     "metrics_url": None,
@@ -55,6 +56,7 @@ class AgentProcess:
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         self._decoder = Decoder(start.get("received", 0))
         self._frames: Iterator[Frame] = self._read()
+        self._known = start.get("agent", "")
         self.id = ""
         self.stdin.write(MAGIC + encode(START, DEFAULTS | start))
 
@@ -103,4 +105,6 @@ class AgentProcess:
             for frame in self._decoder.feed(data):
                 if frame.kind == WELCOME and frame.body["agent"] != self.id:
                     self.id = frame.body["agent"]
+                    if self.id != self._known:
+                        self._decoder.received = 0
                 yield frame

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from agent_process import FOLDER, AgentProcess
+from agent_process import DEFAULTS, FOLDER, AgentProcess
 from conftest import Site, python, until
 
-from remote_agents.agent.protocol import BYE, HELLO, PING, PONG, SAMPLE, STOP
+from remote_agents.agent.protocol import BYE, HELLO, MAGIC, PING, PONG, SAMPLE, START, STOP, Decoder, encode
 from remote_agents.agent.sample import TABLES
+from remote_agents.deploy import bootstrapped
 
 
 @pytest.fixture
@@ -149,6 +153,66 @@ def test_every_file_is_python_3_8_and_imports_nothing_of_ours_outside_its_folder
             and name != "pynvml"
         }
         assert not foreign, path.name
+
+
+def test_nothing_is_used_that_python_3_8_lacks() -> None:
+    lacking = {"removeprefix", "removesuffix", "__excepthook__", "pairwise", "is_relative_to", "send_fds", "recv_fds"}
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                of_os = isinstance(node.value, ast.Name) and node.value.id == "os"
+                assert node.attr not in lacking, path.name
+                assert node.attr != "readlink" or of_os, path.name  # Path's is younger
+                assert (node.attr, ast.unparse(node.value)) != ("cache", "functools"), path.name
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9"])
+def test_an_old_python_runs_it(version: str) -> None:
+    candidates = [f"python{version}", *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    old = next((name for name in candidates if is_python(name, version)), None)
+    if old is None:
+        pytest.skip(f"there is no Python {version} here")
+    _, fed = bootstrapped()
+    size = len((FOLDER / "bootstrap.py").read_bytes())
+    code = f"import os;exec(bytes().join(os.read(0,1)for i in range({size})))"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([old, "-uIB", "-c", code], **pipes) as agent:
+        assert agent.stdin and agent.stdout and agent.stderr
+        agent.stdin.write(fed + MAGIC + encode(START, DEFAULTS))
+        agent.stdin.flush()
+        decoder, kinds = Decoder(), set()
+        while not {HELLO, SAMPLE} <= kinds and (data := os.read(agent.stdout.fileno(), 1 << 16)):
+            kinds |= {frame.kind for frame in decoder.feed(data)}
+        agent.stdin.close()
+        assert {HELLO, SAMPLE} <= kinds
+        assert agent.stderr.read() == b""
+
+
+def is_python(name: str, version: str) -> bool:
+    with contextlib.suppress(OSError):
+        said = subprocess.run([name, "--version"], capture_output=True, text=True)
+        return said.returncode == 0 and f" {version}." in said.stdout
+    return False
+
+
+def test_an_agent_that_fails_says_so_and_is_not_taken_for_one_that_was_told_to_end(agents: list[AgentProcess]) -> None:
+    agent = AgentProcess("import signal; signal.sigtimedwait = lambda *_: 1 / 0")
+    agents.append(agent)
+    assert "ZeroDivisionError" in agent.next_event("agent_error")["text"]
+    assert BYE not in {frame.kind for frame in agent.frames()}
+    assert agent.ends_within(2) == 1
+    assert b"ZeroDivisionError" in agent.stderr.read()
+
+
+@pytest.mark.parametrize("forbidden", ["os.nice", "resource.setrlimit"])
+def test_a_sandbox_that_forbids_modesty_is_put_up_with(agents: list[AgentProcess], forbidden: str) -> None:
+    code = f"""
+import os, resource
+def forbid(*_): raise PermissionError(1, "not permitted")
+{forbidden} = forbid"""
+    agent = AgentProcess(code)
+    agents.append(agent)
+    agent.next(SAMPLE)
 
 
 def test_no_start_is_a_quiet_end() -> None:

@@ -17,18 +17,19 @@ from conftest import running, until
 from sshd import Sshd
 
 from loadgen.errors import AgentError
-from remote_agents.agent.protocol import BYE, HELLO, MAGIC, SAMPLE, START, STOP, Decoder, Frame, encode
+from remote_agents.agent.protocol import ACK, BYE, HELLO, MAGIC, SAMPLE, START, STOP, Decoder, Frame, encode
 from remote_agents.agent.sample import TABLES
 from remote_agents.deploy import archive, bootstrapped, start_remote
 from remote_agents.hosts import parse_agent
+from remote_agents.smi import SmiRows
 from remote_agents.ssh import SshOptions, connect
 from remote_agents.wire import PipeWire, Wire
 
 SMI = """#!/bin/sh
 echo "$@" > {folder}/asked
 while true; do
-    echo "0, GPU-smi-0, NVIDIA L4, 550.54.15, 37, 23034, 1200, 21500, 334, 41.50, 72.00, 2040, 6251, 55"
-    echo "1, GPU-smi-1, NVIDIA L4, 550.54.15, [N/A], 23034, 0, 22700, 334, [N/A], 72.00, 210, 405, 31"
+    echo "0, GPU-smi-0, NVIDIA L4, 550.54.15, 37, 23034, 1200, 21500, 334, 41.50, 72.00, 2040, 6251, 55
+1, GPU-smi-1, NVIDIA L4, 550.54.15, [N/A], 23034, 0, 22700, 334, [N/A], 72.00, 210, 405, 31"
     sleep 0.2
 done
 """
@@ -40,9 +41,9 @@ def host(tmp_path: Path) -> Iterator[Sshd]:
         yield server
 
 
-def started_on(host: Sshd, tmp_path: Path, folder: str | None = None, **start: object) -> Wire:
+def started_on(host: Sshd, tmp_path: Path, folder: str | None = None, limit_s: float = 15, **start: object) -> Wire:
     options = SshOptions(config_file=host.client_config(tmp_path / f"config-{new_token()[:8]}"))
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + limit_s
     connection = connect(parse_agent("gpu1"), options, deadline)
     return start_remote(connection, {**DEFAULTS, "name": "gpu1", **start}, tmp_path / "agent.log", folder, deadline)
 
@@ -110,6 +111,51 @@ def test_a_folder_holds_the_agent_only_while_it_runs(host: Sshd, tmp_path: Path,
     assert list(folder.iterdir()) == []
 
 
+def test_a_link_that_finds_the_agent_there_leaves_no_second_archive(host: Sshd, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    start = {"lease_s": 20, "token": new_token()}
+    first = started_on(host, tmp_path, str(folder), **start)
+    pid = Heard(first).until(HELLO)[0]["pid"]
+    first.write(encode(ACK, {"received": 0}))
+    second = started_on(host, tmp_path, str(folder), **start)
+    assert Heard(second).until(HELLO)[0]["pid"] == pid
+    assert len(list(folder.iterdir())) == 1
+    second.write(encode(STOP, {}))
+    until(lambda: not running(pid), 2)
+    assert list(folder.iterdir()) == []
+    first.close()
+    second.close()
+
+
+def test_a_start_that_is_cut_short_may_be_tried_again(tmp_path: Path) -> None:
+    with (
+        Sshd(tmp_path / "sshd", ForceCommand="kill -9 $$") as host,
+        pytest.raises(AgentError, match="cannot be started") as error,
+    ):
+        started_on(host, tmp_path)
+    assert error.value.passing
+
+
+def test_a_host_that_trickles_is_not_waited_for_beyond_the_deadline(tmp_path: Path) -> None:
+    with (
+        Sshd(tmp_path / "sshd", ForceCommand="while true; do echo .; sleep 0.02; done") as host,
+        pytest.raises(AgentError, match="did not answer in time") as error,
+    ):
+        started_on(host, tmp_path, limit_s=1)
+    assert error.value.passing
+
+
+def test_an_error_output_without_end_holds_nothing_up_and_fills_no_disk(tmp_path: Path) -> None:
+    noise = tmp_path / "noise"
+    noise.write_text("yes 'a line of noise' >&2 &\neval \"$SSH_ORIGINAL_COMMAND\"\nkill $!\n")
+    with Sshd(tmp_path / "sshd", ForceCommand=f"/bin/sh {noise}") as host:
+        wire = started_on(host, tmp_path)
+        Heard(wire).until(SAMPLE, 4)
+        assert wire.close().count("noise") <= 1
+    assert (tmp_path / "agent.log").stat().st_size <= 1 << 20
+
+
 def test_a_folder_that_is_not_there_is_said(host: Sshd, tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"cannot be put into /nowhere of .*No such file.*--agent-dir"):
         started_on(host, tmp_path, "/nowhere")
@@ -172,6 +218,14 @@ def test_without_python_nvidia_smi_is_read(tmp_path: Path) -> None:
     assert fast[0]["t1_mono_ns"] - fast[0]["t0_mono_ns"] == 1_000_000_000  # it was read some time in that second
     assert "--format=csv,noheader,nounits -lms 1000" in (tmp_path / "asked").read_text()
     until(lambda: not any(smi_runs(process, smi) for process in Path("/proc").glob("[0-9]*")))
+
+
+def test_each_stream_of_nvidia_smi_is_an_agent_of_its_own() -> None:
+    line = b"0, GPU-smi-0, NVIDIA L4, 550.54.15, 37, 23034, 1200, 21500, 334, 41.50, 72.00, 2040, 6251, 55\n"
+    streams = [list(Decoder().feed(SmiRows("gpu1").feed(line, 1))) for _ in range(2)]
+    ids = [frames[0].body["agent"] for frames in streams]
+    assert ids[0] != ids[1]  # else the numbers of the second would go on from those of the first
+    assert [frames[1].number for frames in streams] == [1, 1]
 
 
 def smi_runs(process: Path, smi: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from remote_agents.agent.outbox import Outbox
 from remote_agents.agent.protocol import EVENT, LOST, MAGIC, Decoder, Frame
 
@@ -63,6 +65,14 @@ def test_a_loss_is_said_until_it_is_acknowledged() -> None:
     (first, *_) = sent_after(outbox, 25)
     assert first.kind == LOST  # a new loss has times of its own
     assert first.body["from_ns"] > 0
+
+
+def test_what_cannot_be_encoded_leaves_no_hole_in_the_numbers() -> None:
+    outbox = filled(2)
+    with pytest.raises(ValueError, match="JSON"):
+        outbox.sample("host", [[float("nan")]])
+    outbox.sample("host", [[2]])
+    assert values(sent_after(outbox, 0)) == [0, 1, 2]
 
 
 def test_no_frame_is_larger_than_the_room_for_it() -> None:

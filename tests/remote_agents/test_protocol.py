@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 
 import pytest
 
 from remote_agents.agent.protocol import (
     ACK,
     BYE,
+    DEFLATED,
     EVENT,
     LOST,
     MAGIC,
@@ -63,6 +67,39 @@ def test_a_damaged_frame_is_an_error(position: int) -> None:
 def test_a_missing_frame_is_an_error() -> None:
     with pytest.raises(ProtocolError, match="frame 2 is missing: frame 3 came instead"):
         list(Decoder().feed(MAGIC + encode(EVENT, {}, 1) + encode(EVENT, {}, 3)))
+
+
+def framed(kind: int, text: bytes, number: int = 1) -> bytes:
+    keyed = struct.pack(">BI", kind, number) + text
+    return MAGIC + struct.pack(">II", len(text), zlib.crc32(keyed)) + keyed
+
+
+def test_a_frame_that_inflates_beyond_measure_is_an_error_and_costs_no_memory() -> None:
+    bomb = zlib.compress(bytes(1 << 30), 1)  # a GiB in less than 5 MiB
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="is cut, or larger than 16777216 bytes"):
+        list(Decoder().feed(framed(EVENT | DEFLATED, bomb)))
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (EVENT, b"{"),
+        (EVENT, b"\xff"),
+        (EVENT, b"[" * 100_000),
+        (EVENT | DEFLATED, b"not deflated"),
+        (EVENT | DEFLATED, zlib.compress(b"{}")[:-3]),
+        (LOST, b"{}"),
+        (LOST, b'{"frames": null}'),
+        (LOST, b'{"frames": -1}'),
+        (LOST, b"7"),
+    ],
+)
+def test_a_frame_that_no_agent_sends_is_an_error(kind: int, text: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        list(Decoder(2).feed(framed(kind, text)))
 
 
 def test_over_a_new_link_the_numbers_go_on() -> None:

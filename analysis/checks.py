@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from analysis.caveat import Caveat, caveat
+from analysis.damage import never_watched
 from analysis.stats import PERCENTILES, minimum_samples
 from analysis.telemetry_checks import agent_caveats, clock_caveats, telemetry_caveats
 from analysis.windows import Window
@@ -34,6 +35,10 @@ ENDED_AFTER = 0.5
 FAILED = 0.01
 COALESCED = 0.05
 TOKENS_PER_EVENT = 0.05
+# Little's law holds within this, of so many requests, in a window of so many times the mean time in flight.
+LITTLE = 0.1
+LITTLE_REQUESTS = 100
+LITTLE_RESIDENCES = 5
 SIMULATED_GPU = "simulated GPU"
 
 # Events that spoil the step they fall into, and what to do.
@@ -68,6 +73,7 @@ def step_caveats(
         *_client(step),
         *_simulator(step, manifest),
         *_load(step, window, manifest),
+        *_state(step),
         *_sample(step),
         *_tokens(step),
         *telemetry_caveats(step),
@@ -193,6 +199,28 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
         )
 
 
+def _state(step: dict[str, Any]) -> Iterator[Caveat]:
+    if step["steady"] is False:
+        yield caveat(
+            "not_steady",
+            f"no steady state: {step['steady_why']}",
+            "make the step longer; if it goes on changing, the load is more than the server holds, or something leaks",
+        )
+    little = step["little"]
+    if (
+        little is not None
+        and little["requests"] >= LITTLE_REQUESTS
+        and step["window_s"] >= LITTLE_RESIDENCES * little["residence_ms"] / 1e3
+        and abs(little["difference"]) > LITTLE
+    ):
+        yield caveat(
+            "littles_law",
+            f"{step['in_flight_mean']:.1f} requests were in flight, by rate and time in flight (Little's law) it were "
+            f"{little['in_flight']:.1f}: the step's begin and end differ, or records are missing",
+            "make the step longer; look for lost workers and damage",
+        )
+
+
 def _hung_up(manifest: dict[str, Any]) -> float:
     """The share of the requests that the client was told to cancel."""
     try:
@@ -219,6 +247,19 @@ def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
             "few_requests",
             f"{counted} requests are too few to bound every percentile: {', '.join(short)}",
             "make the step longer, or raise --step-requests",
+        )
+    alike = [
+        f"{metric.upper()} {stat} ({step[f'{metric}_ms_effective'][stat]})"
+        for metric in ("ttft", "e2e")
+        for stat, (low, high) in step[f"{metric}_ms_ci95"].items()
+        if stat != "mean" and low is not None and high is None and counted >= minimum_samples(float(stat[1:]))
+    ]
+    if alike:
+        yield caveat(
+            "few_independent",
+            f"requests that follow each other are alike: {counted} tell as much as the independent ones in brackets, "
+            f"too few for an upper bound of {', '.join(alike)}",
+            "make the step longer: what makes them alike has to come and go several times",
         )
 
 
@@ -291,6 +332,10 @@ def run_caveats(
         caveat("user_error", event.get("text", "a task raised an exception"), "mend the scenario; see events.jsonl")
         for event in events
         if event.get("kind") == "user_error"
+    ]
+    found += [
+        caveat("not_watched", text, f"`loadgen agents check {name}` says what stands in the way")
+        for name, text in never_watched(events).items()
     ]
     found += [*agent_caveats(agents), *clock_caveats(clocks)]
     if damaged:

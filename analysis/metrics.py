@@ -20,15 +20,19 @@ from numpy.typing import NDArray
 from analysis.clocks import seconds, start_ns
 from analysis.gpus import Card, cards, gpu_figures, gpu_series, gpu_total
 from analysis.hosts import host_figures
+from analysis.intervals import mean_interval, percentile_bounds, rate_interval, share_interval
 from analysis.join import Telemetry
 from analysis.load import Run
 from analysis.overlap import MAX_BLUR, between, occupied, overlap_mean, quality
-from analysis.stats import Floats, describe, percentile
+from analysis.stats import PERCENTILES, Floats, describe, percentile
+from analysis.ttft_protocol import ttft_protocol
 from analysis.windows import Window
 from loadgen.histogram import quantile
 from loadgen.record import Outcome
 
 GIB = 2**30
+# Equal parts of a window that the intervals of rates are made from.
+RATE_PARTS = 1000
 _LAG_STATS = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
@@ -65,6 +69,24 @@ METRICS = (
     ),
     Metric("in flight", "", "time-weighted mean of requests sent and not ended", "all, cancelled ones too"),
     Metric("percentile", "", "smallest value that p % of the sample do not exceed (inverted CDF)", "no interpolation"),
+    Metric(
+        "95 % interval",
+        "",
+        "means and rates: batch means; percentiles: binomial bounds on ranks of the effective number of requests",
+        "the same requests, in the order of their intended instants; “≥”: the upper bound is beyond the sample",
+    ),
+    Metric(
+        "warm-up",
+        "s",
+        "share of the plan; more where MSER-5 on QPS or on mean E2E latency finds it, at most half of the step",
+        "OK, by when they ended",
+    ),
+    Metric(
+        "Little's law",
+        "",
+        "in flight = requests that ended in the window / window × their mean time from sent to end",
+        "all that were sent, cancelled ones too",
+    ),
     Metric("GPU util", "%", "share of time with a kernel running, mean over the window and the GPUs", "GPU samples"),
     Metric(
         "SM, tensor, DRAM",
@@ -244,8 +266,10 @@ def step_figures(
 ) -> dict[str, Any]:
     """Everything that is said of a step, but for its caveats: the entry of summary.json."""
     frame, edges = requests.frame, np.array([window.begin_s, window.end_s])
-    chosen = between(frame["intended_s"].to_numpy(), *edges)
-    mine = frame[chosen]
+    intended = frame["intended_s"].to_numpy()
+    chosen = between(intended, *edges)
+    rows = np.flatnonzero(chosen)
+    mine = frame.iloc[rows[np.argsort(intended[rows], kind="stable")]]
     ended = frame[between(frame["end_s"].to_numpy(), *edges)]
     outcomes = Counter(mine["outcome"])
     ok, cancelled = outcomes.pop(Outcome.OK, 0), outcomes.pop(Outcome.CANCELLED, 0)
@@ -262,8 +286,18 @@ def step_figures(
     by_reads = read_lag["p99"] is not None
     measured = [(card, gpu_figures(card, edges)) for card in gpus]
 
-    def latency(rows: pd.DataFrame, name: str) -> dict[str, float | None]:
-        return describe(latencies(rows, name) if is_measured(rows, name) else np.zeros(0))
+    flying = in_flight(frame, edges)[0]
+    parts = np.linspace(window.begin_s, window.end_s, RATE_PARTS + 1)
+    has_tokens = good.empty or (good["tokens"] > 0).any()
+    tokens = tokens_arrived(requests, parts) if has_tokens else np.zeros(0)
+    of_ends = {
+        name: histogram(ended["end_s"].to_numpy()[which], parts)
+        for name, which in (
+            ("qps", ended["ok"]),
+            ("attempted_qps", ~ended["cancelled"]),
+            ("failed_qps", ended["failed"]),
+        )
+    }
 
     return {
         "level": window.level,
@@ -281,23 +315,20 @@ def step_figures(
         "qps": _rate(int(ended["ok"].sum()), window),
         "attempted_qps": _rate(int((~ended["cancelled"]).sum()), window),
         "failed_qps": _rate(int(ended["failed"].sum()), window),
-        "output_tokens_per_s": (
-            _rate(float(tokens_arrived(requests, edges)[0]), window)
-            if good.empty or (good["tokens"] > 0).any()
-            else None
-        ),
+        "output_tokens_per_s": _rate(float(tokens.sum()), window) if has_tokens else None,
+        **{f"{name}_ci95": rate_interval(counts, window.length_s) for name, counts in of_ends.items()},
+        "output_tokens_per_s_ci95": rate_interval(tokens, window.length_s),
+        "success_pct_ci95": _percents(share_interval(mine.loc[~mine["cancelled"], "ok"].to_numpy(dtype=np.float64))),
         "rate": _rates(frame, window) if window.open else None,
-        "in_flight_mean": in_flight(frame, edges)[0],
-        "ttft_ms": latency(mine, "ttft_ms"),
-        "ttft_ms_ok": latency(good, "ttft_ms"),
-        "itl_ms": describe(requests.gap_itl_ms[gaps], gap_tokens if spread else None),
+        "in_flight_mean": flying,
+        "little": _little(ended, window, float(flying)),
+        "ttft_protocol": ttft_protocol(good),
+        **_described("itl_ms", requests.gap_itl_ms[gaps], gap_tokens if spread else None),
         "itl_share": _share(with_gaps["kept"].sum(), len(with_gaps)),
-        "tpot_ms": latency(mine, "tpot_ms"),
-        "tpot_ms_ok": latency(good, "tpot_ms"),
-        "e2e_ms": latency(mine, "e2e_ms"),
-        "e2e_ms_ok": latency(good, "e2e_ms"),
-        "service_ms": latency(mine[~mine["dropped"]], "service_ms"),
-        "service_ms_ok": latency(good, "service_ms"),
+        **_latency(mine, "ttft_ms"),
+        **_latency(mine, "tpot_ms"),
+        **_latency(mine, "e2e_ms"),
+        **_latency(mine[~mine["dropped"]], "service_ms"),
         "server_times_ms": _server_times(run, good),
         "read_lag_ms": read_lag,
         "send_lag_ms": _lag(mine["send_lag_ms"].to_numpy(), *_LAG_STATS),
@@ -316,6 +347,47 @@ def step_figures(
         "gpu_total": gpu_total([gpu for card, gpu in measured if card.counted]),
         "server": _server_figures(telemetry.servers, edges),
         "hosts": host_figures(telemetry, edges),
+    }
+
+
+def _latency(rows: pd.DataFrame, name: str) -> dict[str, Any]:
+    """The percentiles of a latency with their intervals, and those of the survivors; `rows` by intended instant."""
+    values = latencies(rows, name) if is_measured(rows, name) else np.zeros(0)
+    good = rows.loc[rows["ok"], name].dropna().to_numpy()
+    return _described(name, values) | _described(f"{name}_ok", good)
+
+
+def _described(name: str, values: Floats, weights: Floats | None = None) -> dict[str, Any]:
+    """`name`: percentiles and mean; `name`_ci95: their intervals; `name`_effective: as how many requests they count.
+
+    An interval is [null, null] where there is none. Weighted values have no interval of their mean.
+    """
+    bounds = percentile_bounds(values, weights)
+    none = (None, None)
+    within: dict[str, Any] = {f"p{p}": bounds[f"p{p}"][:2] if bounds else none for p in PERCENTILES}
+    within["mean"] = (mean_interval(values) if weights is None else None) or none
+    effective = {name: round(each.effective) for name, each in bounds.items()}
+    return {name: describe(values, weights), f"{name}_ci95": within, f"{name}_effective": effective}
+
+
+def _percents(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (100 * interval[0], 100 * interval[1])
+
+
+def _little(ended: pd.DataFrame, window: Window, flying: float) -> dict[str, float] | None:
+    """Little's law: requests in flight by the rate of ends and the mean time in flight, and what was measured / that.
+
+    None when nothing that was sent ended in the window.
+    """
+    stayed = (ended["end_s"] - ended["begin_s"])[~ended["dropped"]]
+    if not len(stayed) or not stayed.sum() > 0 or not window.length_s > 0:
+        return None
+    expected = float(stayed.sum()) / window.length_s
+    return {
+        "requests": len(stayed),
+        "residence_ms": 1e3 * float(stayed.mean()),
+        "in_flight": expected,
+        "difference": flying / expected - 1,
     }
 
 

@@ -20,13 +20,13 @@ Summary = dict[str, Any]
 
 
 class StepColumn(NamedTuple):
-    """`path` leads into a step of the summary; `header` and `show` are for the text table, which has some columns.
+    """`path` leads into a step of the summary, by keys and by places in lists.
 
-    Those of the open model are in it when the plan is open.
+    `header` and `show` are for the text table, which has some columns: those of the open model when the plan is open.
     """
 
     name: str
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     header: str | None = None
     show: Callable[[float], str] = str
     gpu: bool = False
@@ -99,6 +99,23 @@ STEP_COLUMNS = (
         for metric in ("ttft", "tpot", "e2e", "service")
         for stat in ("p50", "p90", "p95", "p99", "mean")
     ),
+    *(
+        StepColumn(f"{name}_ci95_{end}", (f"{name}_ci95", place))
+        for name in ("qps", "attempted_qps", "failed_qps", "output_tokens_per_s", "success_pct")
+        for place, end in enumerate(("low", "high"))
+    ),
+    *(
+        StepColumn(f"{metric}_{stat}_ms_ci95_{end}", (f"{metric}_ms_ci95", stat, place))
+        for metric in ("ttft", "itl", "tpot", "e2e", "service")
+        for stat in ("p50", "p90", "p95", "p99", "mean")
+        for place, end in enumerate(("low", "high"))
+    ),
+    StepColumn("warmup_s", ("warmup_s",)),
+    StepColumn("warmup_by", ("warmup_by",)),
+    StepColumn("steady", ("steady",)),
+    StepColumn("little_in_flight", ("little", "in_flight")),
+    StepColumn("little_difference", ("little", "difference")),
+    *(StepColumn(f"ttft_protocol_{stat}_ms", ("ttft_protocol", f"{stat}_ms")) for stat in ("p50", "p90")),
     StepColumn("itl_share", ("itl_share",)),
     StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", fine),
     StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", count, gpu=True),
@@ -129,9 +146,9 @@ STEP_COLUMNS = (
 )
 
 
-def at(step: Any, path: tuple[str, ...]) -> Any:
+def at(step: Any, path: tuple[str | int, ...]) -> Any:
     for key in path:
-        step = step.get(key) if step else None
+        step = (step[key] if isinstance(key, int) else step.get(key)) if step else None
     return step
 
 

@@ -15,6 +15,7 @@ from loadgen import lifeline, rundir
 from loadgen.agents.passphrases import unlock
 from loadgen.cli_agents import agents
 from loadgen.cli_options import EPILOG, with_options
+from loadgen.cli_plan import plan
 from loadgen.cli_report import print_report, print_table
 from loadgen.errors import Interrupted, LoadgenError, RunAborted, TargetError, UsageError
 from loadgen.options import RUN_OPTIONS, Settings, parse_settings, without_replaced
@@ -135,14 +136,16 @@ def doctor(form: str, **texts: Any) -> None:
 
 @main.command(epilog=EPILOG)
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
-def report(directory: Path) -> None:
+@click.option("--ttft-protocol", is_flag=True, help="TTFT too with 5 % of the requests off each end: P50 and P90")
+def report(directory: Path, ttft_protocol: bool) -> None:
     """Build the report of RUN again, from its directory alone.
 
     \b
     loadgen report runs/latest
+    loadgen report runs/latest --ttft-protocol
     """
     rundir.read_manifest(directory)
-    print_report(directory.resolve())
+    print_report(directory.resolve(), ttft_protocol)
 
 
 @main.command(epilog=EPILOG)
@@ -199,6 +202,7 @@ def simulator(**options: Any) -> None:
 
 
 main.add_command(agents)
+main.add_command(plan)
 
 
 def _scenario_path(scenario: str) -> Path:

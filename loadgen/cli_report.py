@@ -25,12 +25,12 @@ def print_table(headers: list[str], rows: list[list[str]], words: int = 0) -> No
     Console(width=_WIDTH).print(table)
 
 
-def print_report(directory: Path) -> dict[str, Any]:
+def print_report(directory: Path, ttft_protocol: bool = False) -> dict[str, Any]:
     """Build the report, print what matters of it and where it is; its summary."""
-    from analysis import host_tables, tables
+    from analysis import host_tables, interval_tables, tables
     from analysis.report.build import build
 
-    built = build(directory)
+    built = build(directory, ttft_protocol=ttft_protocol)
     summary = built.summary
     if any(step["level"] == 0 for step in summary["steps"]):  # a recording without a load
         for headers, rows in (host_tables.gpu_table(summary), host_tables.host_table(summary)):
@@ -38,6 +38,9 @@ def print_report(directory: Path) -> dict[str, Any]:
                 print_table(headers[1:], [row[1:] for row in rows], words=1)
     else:
         print_table(*tables.step_table(summary))
+    if ttft_protocol:
+        click.echo("TTFT, 5 % of the OK requests off each end:")
+        print_table(*interval_tables.protocol_table(summary))
     for step in summary["steps"]:
         for caveat in step["caveats"]:
             click.echo(f"{step['level']} {step['unit']}: {caveat['text']}; {caveat['remedy']}")

@@ -28,10 +28,12 @@ from analysis.plots.canvas import (
 from analysis.windows import RATE
 
 SIZE = (9.6, 4.0)
+# How far above a figure the mark reaches that says it has no upper bound, as a share of the axis.
+STUB = 0.1
 
 
 def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
-    """Successful and failed requests per second, and output tokens per second. None without steps.
+    """Successful and failed requests per second, and output tokens per second, with 95 % bands. None without steps.
 
     In the open model, what was delivered (sent) against what was asked for too.
     """
@@ -40,19 +42,23 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     figure, (rate, tokens) = panels(1, 2, SIZE)
     x, unit = steps["level"], steps["unit"].iloc[0]
     asked = [steps["asked_rate"], steps["delivered_rate"]] if unit == RATE else []
-    value_axis(rate, [steps["qps"], steps["failed_qps"], *asked], "requests per second")
+    value_axis(rate, [steps["qps"], steps["qps_ci95_high"], steps["failed_qps"], *asked], "requests per second")
     if unit == RATE:
         line(rate, x, steps["asked_rate"], "asked for", color=BLACK, marker=".", linestyle=":")
         line(rate, x, steps["delivered_rate"], "delivered (sent)", color=SKY, marker="D", linestyle="--")
     line(rate, x, steps["qps"], "successful", color=BLUE, marker="o")
+    _band(rate, x, steps, "qps", BLUE)
     if (steps["failed_qps"] > 0).any():
         line(rate, x, steps["failed_qps"], "failed", color=RED, marker="s", linestyle="--")
     if len(rate.get_lines()) > 1:
         legend(rate, infinite=False, loc="best")
     source = steps["gpu_source"].iloc[0]
     rate.set_title(titled("Throughput", source))
-    value_axis(tokens, [steps["output_tokens_per_s"]], "output tokens per second")
+    value_axis(
+        tokens, [steps["output_tokens_per_s"], steps["output_tokens_per_s_ci95_high"]], "output tokens per second"
+    )
     line(tokens, x, steps["output_tokens_per_s"], "output tokens", color=GREEN, marker="D")
+    _band(tokens, x, steps, "output_tokens_per_s", GREEN)
     tokens.set_title(titled("Output tokens", source))
     for axes in (rate, tokens):
         level_axis(axes, x, unit)
@@ -60,7 +66,7 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
 
 
 def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
-    """p50, p90 and p99 of TTFT and of E2E; failures count as infinite. None without steps.
+    """p50, p90 and p99 of TTFT and of E2E with 95 % bands; failures count as infinite. None without steps.
 
     In the open model with the service time's p99 beside E2E: what is between them waited to be sent.
     """
@@ -72,15 +78,30 @@ def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
         series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
         service = [steps["service_p99_ms"]] if metric == "e2e" and unit == RATE else []
-        value_axis(axes, [*series, *service], f"{metric.upper()}, ms", log=True)
+        highs = [steps[f"{metric}_{stat}_ms_ci95_high"] for stat, *_ in looks]
+        value_axis(axes, [*series, *highs, *service], f"{metric.upper()}, ms", log=True)
         for values in service:
             line(axes, steps["level"], values, "service time p99", 3, color=BLACK, marker="v", linestyle=":")
         for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
             line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
+            _band(axes, steps["level"], steps, f"{metric}_{stat}_ms", color)
         level_axis(axes, steps["level"], unit)
         axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
         legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
     return figure
+
+
+def _band(axes: Axes, x: pd.Series[float], steps: pd.DataFrame, name: str, color: str) -> None:
+    """The 95 % interval of a figure; a dotted stub upwards where it has no upper end. Call it when y has its limits."""
+    bottom, top = axes.get_ylim()
+    low, high = (steps[f"{name}_ci95_{end}"].clip(bottom, top) for end in ("low", "high"))
+    both, beyond = low.notna() & high.notna(), low.notna() & high.isna()
+    axes.fill_between(x, low, high, where=both.to_numpy(), color=color, alpha=0.15, lw=0)
+    axes.vlines(x[both], low[both], high[both], color=color, lw=1.2)
+    if beyond.any():
+        log = axes.get_yscale() == "log"
+        ends = steps[name] * (top / bottom) ** STUB if log else steps[name] + STUB * (top - bottom)
+        axes.vlines(x[beyond], low[beyond], ends[beyond].clip(bottom, top), color=color, lw=1.5, ls=":")
 
 
 def throughput_latency(steps: pd.DataFrame) -> Figure | None:

@@ -1,6 +1,6 @@
 """Builds report/ of a run directory from that directory alone; again whenever asked, whatever state the run is in.
 
-    load -> clocks -> join -> windows -> metrics + checks -> summary.json, tables/, figures/, report.html
+    load -> clocks -> join -> windows -> steady -> metrics + checks -> summary.json, tables/, figures/, report.html
 
 Here: the order of things and the shape of summary.json. Times in it are ms, or seconds since the run's start.
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from analysis import clocks, failures, host_tables, hosts, join, metrics, recording, tables
+from analysis import clocks, failures, host_tables, hosts, interval_tables, join, metrics, recording, tables
 from analysis.checks import (
     SIMULATED_GPU,
     client_lag_limit,
@@ -31,6 +31,7 @@ from analysis.gpus import cards
 from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.report.pictures import OverTime, Picture, draw
+from analysis.steady import settle
 from analysis.windows import RATE, Window, step_windows
 from loadgen import rundir
 from loadgen.errors import RunDirError
@@ -67,8 +68,10 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     return _analyse(run_dir).summary
 
 
-def build(run_dir: Path, figures: bool = True) -> Built:
+def build(run_dir: Path, figures: bool = True, ttft_protocol: bool = False) -> Built:
     """Replace run_dir/report/ with a report of what the run directory holds now; without `figures` it has tables only.
+
+    With `ttft_protocol` the page has the table of the trimmed protocol too; summary.json always has its figures.
 
     Raises RunDirError when run.json is unusable or the report cannot be written.
     """
@@ -96,7 +99,7 @@ def build(run_dir: Path, figures: bool = True) -> Built:
             of_steps = {**summary, "steps": []} if recording.is_one(run) else summary
             pictures = draw(report / "figures", of_steps, steps[steps["level"] > 0], over_time, windows)
         html = report / "report.html"
-        _write(html, _page(run, summary, pictures))
+        _write(html, _page(run, summary, pictures, ttft_protocol))
     except OSError as error:
         remedy = f"make room, then: loadgen report {run_dir}"
         raise RunDirError(f"cannot write the report to {report}: {error.strerror}; {remedy}") from error
@@ -120,15 +123,17 @@ def _analyse(run_dir: Path) -> Analysed:
     if recording.is_one(run):
         run = recording.as_step(run, telemetry)
     gpus = cards(telemetry)
-    windows, unreached = step_windows(run)
+    held, unreached = step_windows(run)
+    settled = [settle(window, requests.frame) for window in held]
+    windows = [window for window, _ in settled]
     simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
     timed = clocks.events(run)
     agents = hosts.agent_figures(telemetry)
     known_clocks = [_clock(clock) for clock in (*worker_clocks, *telemetry.clocks)]
     steps = []
     of_run: list[dict[str, str]] = []
-    for window in windows:
-        step = metrics.step_figures(run, requests, telemetry, gpus, window)
+    for window, steadiness in settled:
+        step = metrics.step_figures(run, requests, telemetry, gpus, window) | steadiness.figures()
         step["client_lag_limit_ms"] = client_lag_limit(step)[0]
         step["send_lag_limit_ms"] = send_lag_limit(step)
         step["client_on_time"] = client_on_time(step)
@@ -177,7 +182,7 @@ def _plain(value: Any) -> Any:
     """The same for JSON: +infinity is the string "inf", NaN is null."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "inf"
@@ -196,7 +201,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _page(run: Run, summary: dict[str, Any], pictures: list[Picture]) -> str:
+def _page(run: Run, summary: dict[str, Any], pictures: list[Picture], ttft_protocol: bool) -> str:
     headers, rows = tables.step_table(summary)
     gpus, of_hosts = host_tables.gpu_table(summary), host_tables.host_table(summary)
     is_recording = recording.is_one(run)
@@ -212,6 +217,9 @@ def _page(run: Run, summary: dict[str, Any], pictures: list[Picture]) -> str:
         rate=RATE,
         itl_share=min((s["itl_share"] for s in summary["steps"] if s["itl_share"] is not None), default=None),
         recorded_s=summary["steps"][0]["window_s"] if is_recording else None,
+        intervals=interval_tables.interval_table(summary),
+        windows=interval_tables.window_table(summary),
+        protocol=interval_tables.protocol_table(summary) if ttft_protocol else None,
         certificate=tables.certificate_table(summary),
         gpu_table=gpus,
         host_table=of_hosts,

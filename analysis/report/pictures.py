@@ -16,8 +16,9 @@ from analysis.plots import bounds, canvas, concurrency, timeline
 from analysis.windows import Window
 
 _CAPTIONS = {
-    "qps_vs_concurrency": "Requests and output tokens a second in each step's measuring window.",
-    "latency_vs_concurrency": "Percentiles of requests that were intended in the window; failures count as infinite.",
+    "qps_vs_concurrency": "Requests and output tokens a second in each step's measuring window; bands: 95 % intervals.",
+    "latency_vs_concurrency": "Percentiles of requests that were intended in the window; failures count as infinite. "
+    "Bands are 95 % intervals; dotted: too few independent requests for an upper end.",
     "throughput_latency": "Each step is a point, labelled with its level: what more load brings, and what it costs.",
     "gpu_vs_concurrency": "Effective VRAM leaves out what the server reserved for its KV cache and does not use.",
     "queue_vs_concurrency": "What the model server says of itself: sums over its engines; KV usage is their mean.",

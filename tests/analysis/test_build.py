@@ -438,6 +438,12 @@ STEP = {
     *("client_lag_limit_ms", "loop_lag_ms", "hosts", "server_times_ms"),
     *("rate", "dropped", "service_ms", "service_ms_ok", "itl_share", "read_lag_ms", "send_lag_ms", "send_lag_limit_ms"),
     *("loop_stall_ms", "gc_pause_ms", "kernel_stamp_share", "client_on_time"),
+    *("qps_ci95", "attempted_qps_ci95", "failed_qps_ci95", "output_tokens_per_s_ci95", "success_pct_ci95"),
+    *("warmup_s", "warmup_by", "steady", "steady_why", "drift_pct", "little", "ttft_protocol"),
+}
+DESCRIBED = {
+    *("ttft_ms", "tpot_ms", "e2e_ms", "service_ms", "itl_ms"),
+    *("ttft_ms_ok", "tpot_ms_ok", "e2e_ms_ok", "service_ms_ok"),
 }
 GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),
@@ -465,7 +471,12 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     (step,) = summary["steps"]
     assert summary["schema"] == 1
     assert summary.keys() == SUMMARY
-    assert step.keys() == STEP
+    assert step.keys() == STEP | {f"{name}_{kind}" for name in DESCRIBED for kind in ("ci95", "effective")}
+    assert all(step[f"{name}_ci95"].keys() == step[name].keys() for name in DESCRIBED)
+    assert all(step[f"{name}_effective"].keys() == {"p50", "p90", "p95", "p99"} for name in DESCRIBED)
+    assert step["drift_pct"].keys() == {"qps", "e2e"}
+    assert step["little"].keys() == {"requests", "residence_ms", "in_flight", "difference"}
+    assert step["ttft_protocol"].keys() == {"requests", "left_out", "p50_ms", "p90_ms", "reason"}
     documented = (Path(__file__).resolve().parents[2] / "docs" / "run-directory.md").read_text()
     keys = {*SUMMARY, *STEP, *GPU, *HOST, *CLOCK, *AGENT}
     assert [key for key in keys if f"`{key}`" not in documented] == []

@@ -75,6 +75,9 @@ def test_a_host_that_could_not_be_watched_is_no_damage_and_one_that_left_nothing
         line = {"t_ns": syn.at(1.0), "kind": kind, "text": f"{kind}: {agent}", "agent": agent}
         rundir.append_line(run / rundir.EVENTS, line)
     assert damage(run) == {"telemetry": "1 of 2 hosts that were watched left nothing"}
+    (caveat,) = [caveat for caveat in summarise(run)["caveats"] if caveat["code"] == "not_watched"]
+    assert caveat["text"] == "agent_failed: gpu1"
+    assert "loadgen agents check gpu1" in caveat["remedy"]
 
 
 def test_a_host_that_only_nvidia_smi_tells_of_lacks_nothing(run: Path) -> None:

@@ -1,0 +1,80 @@
+"""The page of a capacity plan: one HTML file with its figures inside, twice as fine as a screen needs them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from matplotlib.figure import Figure
+
+from analysis import plan_tables
+from analysis.capacity import Capacity
+from analysis.plots import canvas
+from analysis.plots import capacity as plots
+
+_DPI = 200  # twice what a page of this width shows
+_CAPTIONS = {
+    "curve": "Steps as measured, and the fitted curve; shaded beside a line: the interval of knee and load.",
+    "objectives": "The figure of each objective; the plan takes the lowest of the levels.",
+    "replicas": "Left: what so many replicas hold, with the interval of what one does. Right: other targets.",
+    "energy": "Of the GPUs alone, as measured in each step; between steps the plan goes in proportion.",
+}
+
+
+class Picture(NamedTuple):
+    """`source` is a data URL."""
+
+    name: str
+    caption: str
+    source: str
+
+
+def page(capacity: Capacity) -> str:
+    """The HTML page of a plan."""
+    plan = capacity.plan
+    return _template().render(
+        plan=plan,
+        headline=plan_tables.headline(plan),
+        verdict=plan_tables.verdict(plan),
+        sizing=plan_tables.sizing_rows(plan),
+        losing=plan_tables.losing_text(plan),
+        objectives=plan_tables.objective_rows(plan),
+        steps=plan_tables.step_table(plan),
+        parameters=plan_tables.parameter_rows(plan),
+        fit=plan_tables.fit_text(plan),
+        check=plan_tables.check_text(plan),
+        pictures=_pictures(capacity),
+    )
+
+
+def _pictures(capacity: Capacity) -> list[Picture]:
+    with canvas.styled():
+        figures = {
+            "curve": plots.curve(capacity),
+            "objectives": plots.objectives(capacity),
+            "replicas": plots.replicas(capacity),
+            "energy": plots.energy(capacity),
+        }
+        return [Picture(name, _CAPTIONS[name], _png(figure)) for name, figure in figures.items() if figure is not None]
+
+
+def _png(figure: Figure) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("plan.html.j2")

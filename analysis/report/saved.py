@@ -1,0 +1,27 @@
+"""The summary of a run that has been reported already, so that it need not be made again; no clock but files' times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from analysis.report.build import SCHEMA, summarise
+from loadgen import rundir
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """That of report/summary.json when it is of this version and younger than the run; else it is made.
+
+    Raises RunDirError when run.json is unusable.
+    """
+    path = run_dir / rundir.REPORT / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        age_ns = path.stat().st_mtime_ns
+        stale = any(age_ns < (run_dir / name).stat().st_mtime_ns for name in (rundir.MANIFEST, rundir.STEPS))
+    except (OSError, ValueError, RecursionError):
+        return summarise(run_dir)
+    if stale or not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
+        return summarise(run_dir)
+    return summary

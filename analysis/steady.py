@@ -3,7 +3,7 @@
     hold ──┬── warm-up of the plan ──┬── what MSER-5 leaves out ──┬── window ──┬── end
                                      (at most half of the hold)     steady?
 
-MSER-5 (White, 1997) is run on requests a second, by when they ended, and on mean latency, by when they were intended;
+Failures are never left out. MSER-5 (White, 1997) is run on requests a second, by when they ended, and on mean latency, by when they were intended;
 of OK requests, and the later cut counts. The window is steady when neither of the two changes over it. Seconds since
 the run's start.
 """
@@ -80,13 +80,22 @@ def settle(window: Window, frame: pd.DataFrame) -> tuple[Window, Steadiness]:
         return window, Steadiness(planned, "plan", None, why, dict.fromkeys(NAMES))
     cuts = {name: _cut(window, *series, MATERIAL[name]) for name, series in _series(window, requests)}
     cut_by = max(cuts, key=lambda name: cuts[name])
-    if cuts[cut_by] > window.begin_s:
+    hidden = _failures(frame, window.begin_s, cuts[cut_by])
+    if cuts[cut_by] > window.begin_s and not hidden:
         window = replace(window, begin_s=cuts[cut_by])
     else:
         cut_by = "plan"
     drift = {name: _drift(values) for name, values in _parts(window, requests)}
     steady, why = _verdict(drift)
+    if hidden:  # an outage is no warm-up
+        why += f"; what looks like a warm-up has {hidden} failed requests in it, and is not left out"
     return window, Steadiness(window.begin_s - window.hold_s, cut_by, steady, why, drift)
+
+
+def _failures(frame: pd.DataFrame, begin_s: float, end_s: float) -> int:
+    """How many of the requests that were intended in that time failed."""
+    failed = ~frame["ok"].to_numpy() & ~frame["cancelled"].to_numpy()
+    return int((failed & between(frame["intended_s"].to_numpy(), begin_s, end_s)).sum())
 
 
 class _Requests(NamedTuple):

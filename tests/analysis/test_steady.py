@@ -51,6 +51,16 @@ def test_latency_that_is_doubled_at_first_is_left_out() -> None:
     assert settled.cut_by == "e2e" and settled.steady
 
 
+def test_an_outage_is_no_warm_up() -> None:
+    t, rng = arrivals(1)
+    requests = frame(t, 100 * rng.lognormal(0, 0.3, t.size) * np.where(t < 24, 2, 1))
+    requests.loc[(t > 16) & (t < 17), "ok"] = False
+    failed = int((~requests["ok"]).sum())
+    window, settled = settle(HELD, requests)
+    assert (window.begin_s, settled.cut_by, settled.warmup_s) == (15.0, "plan", 15.0)
+    assert settled.why.endswith(f"has {failed} failed requests in it, and is not left out")
+
+
 def test_a_burst_at_the_start_is_left_out() -> None:
     t, rng = arrivals(2)
     burst = np.sort(np.concatenate((t, rng.uniform(14, 21, 1400))))

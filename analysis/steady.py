@@ -4,8 +4,8 @@
                                      (at most half of the hold)     steady?
 
 MSER-5 (White, 1997) is run on requests a second, by when they ended, and on mean latency, by when they were intended;
-of OK requests, and the later cut counts. The window is steady when neither of the two changes over it. Failures are never
-left out: an outage is no warm-up. Seconds since the run's start.
+of OK requests, and the later cut counts; failures are never left out, an outage is no warm-up. The window is steady
+when neither of the two changes over it. Seconds since the run's start.
 """
 
 from __future__ import annotations

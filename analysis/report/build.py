@@ -11,11 +11,9 @@ import json
 import math
 import shutil
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 
 from analysis import clocks, failures, host_tables, hosts, interval_tables, join, metrics, recording, tables
@@ -31,6 +29,7 @@ from analysis.gpus import cards
 from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.report.pictures import OverTime, Picture, draw
+from analysis.report.templates import template
 from analysis.steady import settle
 from analysis.windows import RATE, Window, step_windows
 from loadgen import rundir
@@ -189,25 +188,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
-
-
 def _page(run: Run, summary: dict[str, Any], pictures: list[Picture], ttft_protocol: bool) -> str:
     headers, rows = tables.step_table(summary)
     gpus, of_hosts = host_tables.gpu_table(summary), host_tables.host_table(summary)
     is_recording = recording.is_one(run)
     if is_recording:
         gpus, of_hosts = ((names[1:], [row[1:] for row in rows]) for names, rows in (gpus, of_hosts))
-    return _template().render(
+    return template("report.html.j2").render(
         manifest=run.manifest,
         summary=summary,
         headline=_headline(summary),

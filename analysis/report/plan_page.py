@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 from matplotlib.figure import Figure
 
 from analysis import plan_tables
 from analysis.capacity import Capacity
 from analysis.plots import canvas
 from analysis.plots import capacity as plots
+from analysis.report.templates import template
 
 _DPI = 200  # twice what a page of this width shows
 _CAPTIONS = {
@@ -36,7 +34,7 @@ class Picture(NamedTuple):
 def page(capacity: Capacity) -> str:
     """The HTML page of a plan."""
     plan = capacity.plan
-    return _template().render(
+    return template("plan.html.j2").render(
         plan=plan,
         headline=plan_tables.headline(plan),
         verdict=plan_tables.verdict(plan),
@@ -66,15 +64,3 @@ def _png(figure: Figure) -> str:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("plan.html.j2")

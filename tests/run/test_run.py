@@ -224,7 +224,7 @@ def test_a_users_own_scenario(loadgen: str, tmp_path: Path) -> None:
     [
         (["chat", "--host", "http://127.0.0.1:9"], 3, "cannot be reached"),
         (["chat", "--host", "127.0.0.1"], 2, "--host: '127.0.0.1' is no URL"),
-        (["chat", "--agents", "gpu7"], 2, "agent 'gpu7' is not known"),
+        (["chat", "--agents", "gpu7:ssh"], 2, "agent 'gpu7:ssh' has no port after the colon"),
         (["chart"], 2, "there is no scenario 'chart': give one of chat"),
         (["chat", "--steps", "1", "--runs-dir", "/proc/runs"], 4, "choose another with --runs-dir"),
         (["chat", "--host", "http://127.0.0.1:9", "--api-key-env", "NO_SUCH_KEY"], 3, "NO_SUCH_KEY"),

@@ -45,6 +45,7 @@ RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # after so many links in a row that d
 LASTING_NS = 15 * SECOND_NS
 LAST_BURST_NS = 700_000_000
 LEAVE_NS = SECOND_NS
+DEAF_NS = 300_000_000
 _TURN_S = 0.05
 
 _HELLO = {"boot_id": str, "realtime_ns": int, "monotonic_ns": int, "simulated": bool, "gpus": list, "nvml": dict}
@@ -293,10 +294,14 @@ class Talk:
             self._ending_ns = now_ns
             if self.welcome and self._watch.hello:
                 self._begin_burst(BURST_AT_ENDS, now_ns)
-        waits = self._asked_ns is not None and now_ns - self._ending_ns < LAST_BURST_NS
+        # No network is between, and it says nothing at all: it stands still.
+        deaf = self._wire.is_local and self._heard_ns < self._ending_ns
+        waits = self._asked_ns is not None and now_ns - self._ending_ns < (DEAF_NS if deaf else LAST_BURST_NS)
         if self._told_ns is None and not waits:
             self._told_ns, self._probes_left = now_ns, 0
             self._wire.write(encode(STOP, {}))
+            if deaf and self._asked_ns is not None:
+                return True
         return self._told_ns is not None and now_ns - self._told_ns > LEAVE_NS
 
     def _begin_burst(self, probes: int, now_ns: int) -> None:

@@ -33,8 +33,8 @@ def rows(meter: GpuMeter, now_ns: int, front: Stages | None = None) -> dict[str,
     return {"speedup": answer["speedup"]} | host["gpu_fast"][0] | host["gpu_slow"][0] | host["host_counters"]
 
 
-def told(replica: Replica[Sequence], **leak: float) -> dict[str, Any]:
-    meter = GpuMeter(replica, 0, **leak)  # type: ignore[arg-type]
+def told(replica: Replica[Sequence], **leak: Any) -> dict[str, Any]:
+    meter = GpuMeter(replica, 0, **leak)
     run_until(replica, 10 * S)
     meter.advance(10 * S)
     return rows(meter, 10 * S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from analysis.hosts import host_figures
 from analysis.intervals import mean_interval, percentile_bounds, rate_interval, share_interval
 from analysis.join import Telemetry
 from analysis.load import Run
-from analysis.overlap import MAX_BLUR, between, occupied, overlap_mean, quality
+from analysis.overlap import between, occupied, overlap_mean
+from analysis.servers import server_figures, server_series
 from analysis.stats import PERCENTILES, Floats, describe, percentile
 from analysis.ttft_protocol import ttft_protocol
 from analysis.windows import Window
@@ -345,7 +346,7 @@ def step_figures(
         "simulator_late_share": _simulator_late(run, window),
         "gpus": [gpu for _, gpu in measured],
         "gpu_total": gpu_total([gpu for card, gpu in measured if card.counted]),
-        "server": _server_figures(telemetry.servers, edges),
+        "server": server_figures(telemetry.servers, edges),
         "hosts": host_figures(telemetry, edges),
     }
 
@@ -463,39 +464,6 @@ def _simulator_late(run: Run, window: Window) -> float | None:
     received_s = seconds(run.truth["received_ns"], start_ns(run))
     rows = run.truth[between(received_s, window.begin_s, window.end_s)]
     return _share(rows["late_tokens"].sum(), rows["emissions"].sum())
-
-
-_SERVER: tuple[tuple[str, Callable[..., Floats]], ...] = (
-    *(("running", np.sum), ("waiting", np.sum)),
-    ("kv_usage_ratio", np.mean),
-)
-
-
-def _server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
-    """Requests running and waiting, summed over engines; KV usage, their mean. None when the run has none of them."""
-    names = [name for name, _ in _SERVER]
-    if servers[names].isna().all(axis=None):
-        return None
-    series = server_series(servers, edges)
-    return {name: None if np.isnan(series[name][0]) else float(series[name][0]) for name in names}
-
-
-def server_series(servers: pd.DataFrame, edges: Floats) -> dict[str, Floats]:
-    """running, waiting (sums over engines) and kv_usage_ratio (mean) in each bin; NaN where an engine has no data.
-
-    server_coverage is the least of the engines', server_bound_ms the worst.
-    """
-    engines = [rows for _, rows in servers.groupby(["host", "engine"])]
-    if not engines:
-        names = (*(name for name, _ in _SERVER), "server_coverage", "server_bound_ms")
-        return dict.fromkeys(names, np.full(edges.size - 1, np.nan))
-    bounds, coverage = quality(engines, edges)
-    blurred = bounds > MAX_BLUR * np.diff(edges)
-    series = {}
-    for name, combine in _SERVER:
-        binned = [overlap_mean(rows["t_s"].to_numpy(), rows[name].to_numpy(), edges)[0] for rows in engines]
-        series[name] = combine(np.where(blurred, np.nan, binned), axis=0)
-    return series | {"server_coverage": coverage.min(axis=0), "server_bound_ms": 1e3 * bounds.max(axis=0)}
 
 
 def bins_of(run: Run, requests: Requests, width_s: float) -> Floats:

@@ -1,8 +1,6 @@
 """Builds report/ of a run directory from that directory alone; again whenever asked, whatever state the run is in.
 
-    load -> clocks -> join -> windows -> steady -> metrics + checks -> summary.json, tables/, figures/, report.html
-
-Here: the order of things and the shape of summary.json. Times in it are ms, or seconds since the run's start.
+analyse -> summary.json, tables/, figures/, report.html
 """
 
 from __future__ import annotations
@@ -12,31 +10,20 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from analysis import clocks, failures, host_tables, hosts, interval_tables, join, metrics, recording, tables
-from analysis.checks import (
-    SIMULATED_GPU,
-    client_lag_limit,
-    client_on_time,
-    run_caveats,
-    send_lag_limit,
-    step_caveats,
-)
-from analysis.gpus import cards
-from analysis.lag import sensor_lags
-from analysis.load import Run, load
+from analysis import clocks, failures, host_tables, interval_tables, join, metrics, recording, tables
+from analysis.analyse import analyse
+from analysis.checks import SIMULATED_GPU
+from analysis.load import Run
 from analysis.report.pictures import OverTime, Picture, draw
 from analysis.report.templates import template
-from analysis.steady import settle
-from analysis.windows import RATE, Window, step_windows
+from analysis.windows import RATE
 from loadgen import rundir
 from loadgen.errors import RunDirError
 
-# 1  first version
-SCHEMA = 1
 # The timeline's figure has no more points than this, its table has one a second; failures have bars.
 MAX_POINTS = 1200
 MAX_BARS = 90
@@ -51,22 +38,6 @@ class Built:
     steps: pd.DataFrame
 
 
-class Analysed(NamedTuple):
-    run: Run
-    requests: metrics.Requests
-    telemetry: join.Telemetry
-    windows: list[Window]
-    summary: dict[str, Any]
-
-
-def summarise(run_dir: Path) -> dict[str, Any]:
-    """What summary.json would hold, without writing anything.
-
-    Raises RunDirError when run.json is unusable.
-    """
-    return _analyse(run_dir).summary
-
-
 def build(run_dir: Path, figures: bool = True, ttft_protocol: bool = False) -> Built:
     """Replace run_dir/report/ with a report of what the run directory holds now; without `figures` it has tables only.
 
@@ -74,7 +45,7 @@ def build(run_dir: Path, figures: bool = True, ttft_protocol: bool = False) -> B
 
     Raises RunDirError when run.json is unusable or the report cannot be written.
     """
-    run, requests, telemetry, windows, summary = _analyse(run_dir)
+    run, requests, telemetry, windows, summary = analyse(run_dir)
     steps = tables.steps_frame(summary)
     seconds = recording.timeline(run, requests, telemetry)
     report = run_dir / rundir.REPORT
@@ -114,78 +85,6 @@ def _over_time(run: Run, requests: metrics.Requests, telemetry: join.Telemetry, 
     width_s, bar_s = (float(max(1, math.ceil(len(seconds) / most))) for most in (MAX_POINTS, MAX_BARS))
     binned = seconds if width_s == 1 else recording.timeline(run, requests, telemetry, width_s)
     return OverTime(binned, width_s, failures.over_time(requests, metrics.bins_of(run, requests, bar_s)), bar_s)
-
-
-def _analyse(run_dir: Path) -> Analysed:
-    run, worker_clocks = clocks.align(load(run_dir))
-    requests, telemetry = metrics.derive(run), join.telemetry(run)
-    if recording.is_one(run):
-        run = recording.as_step(run, telemetry)
-    gpus = cards(telemetry)
-    held, unreached = step_windows(run)
-    settled = [settle(window, requests.frame) for window in held]
-    windows = [window for window, _ in settled]
-    simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
-    timed = clocks.events(run)
-    agents = hosts.agent_figures(telemetry)
-    known_clocks = [_clock(clock) for clock in (*worker_clocks, *telemetry.clocks)]
-    steps = []
-    of_run: list[dict[str, str]] = []
-    for window, steadiness in settled:
-        step = metrics.step_figures(run, requests, telemetry, gpus, window) | steadiness.figures()
-        step["client_lag_limit_ms"] = client_lag_limit(step)[0]
-        step["send_lag_limit_ms"] = send_lag_limit(step)
-        step["client_on_time"] = client_on_time(step)
-        caveats = step_caveats(step, window, run.manifest, timed)
-        if not window.level:  # a recording: what is to be known of it is so of the whole run
-            of_run += [caveat for caveat in caveats if caveat["code"] != "no_requests"]
-            caveats = []
-        steps.append(step | {"caveats": caveats})
-    damaged = [finding.file for finding in run.damage]
-    summary = {
-        "schema": SCHEMA,
-        "run_id": run.manifest["run_id"],
-        "status": run.manifest["status"],
-        "reason": run.manifest.get("reason"),
-        "target": run.manifest["target"],
-        "simulated_gpu": simulated_gpu,
-        "steps": steps,
-        "clocks": known_clocks,
-        "sensor_lag_ms": sensor_lags(requests, gpus, windows),
-        "agents": agents,
-        "failures": failures.kinds(run, requests),
-        "damage": [finding._asdict() for finding in run.damage],
-        "caveats": of_run
-        + run_caveats(
-            run.manifest, run.events, agents, known_clocks, telemetry.problems, damaged, unreached, simulated_gpu
-        ),
-    }
-    return Analysed(run, requests, telemetry, windows, _plain(summary))
-
-
-def _clock(clock: clocks.HostClock) -> dict[str, Any]:
-    differ_ns, limit_ns = clock.time_of_day or (None, None)
-    return {
-        "host": clock.host,
-        "bound_ms": clock.bound_ns / 1e6,
-        "bound_median_ms": clock.median_ns / 1e6,
-        "drift_ppm": clock.fit.drift_ppm if clock.fit else None,
-        "steps": [{"at_s": at_s, "size_ms": size_ns / 1e6} for at_s, size_ns in clock.steps],
-        "synchronised": clock.synchronised,
-        "time_of_day_ms": None if differ_ns is None else differ_ns / 1e6,
-        "time_of_day_limit_ms": None if limit_ns is None else limit_ns / 1e6,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON: +infinity is the string "inf", NaN is null."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf"
-    return value
 
 
 def _page(run: Run, summary: dict[str, Any], pictures: list[Picture], ttft_protocol: bool) -> str:

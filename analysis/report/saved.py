@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.report.build import SCHEMA, summarise
+from analysis.analyse import SCHEMA, summarise
 from loadgen import rundir
 
 

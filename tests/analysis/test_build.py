@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.analyse import summarise
 from analysis.join import telemetry
 from analysis.load import load
 from analysis.metrics import derive, timeline
-from analysis.report.build import build, summarise
+from analysis.report.build import build
 from analysis.tables import step_table
 from loadgen import rundir
 from tests.analysis import synthetic as syn

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from analysis.report.build import build, summarise
+from analysis.analyse import summarise
+from analysis.report.build import build
 from analysis.tables import certificate_table
 from loadgen import record
 from tests.analysis import synthetic as syn

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from analysis.analyse import summarise
 from analysis.clocks import align
 from analysis.load import load
-from analysis.report.build import build, summarise
+from analysis.report.build import build
 from loadgen import rundir
 from tests.analysis import synthetic as syn
 

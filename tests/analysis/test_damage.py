@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from analysis.report.build import build, summarise
+from analysis.analyse import summarise
+from analysis.report.build import build
 from loadgen import rundir
 from loadgen.errors import RunDirError
 from loadgen.shards import read_shard

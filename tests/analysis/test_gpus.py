@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from analysis.analyse import summarise
 from analysis.host_tables import gpu_table
-from analysis.report.build import build, summarise
+from analysis.report.build import build
 from tests.analysis import synthetic as syn
 
 GIB = syn.GIB

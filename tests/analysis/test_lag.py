@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.report.build import build, summarise
+from analysis.analyse import summarise
+from analysis.report.build import build
 from tests.analysis import synthetic as syn
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from analysis.analyse import summarise
 from analysis.join import telemetry
 from analysis.load import load
 from analysis.metrics import derive, timeline
-from analysis.report.build import build, summarise
+from analysis.report.build import build
 from analysis.runs import list_runs, runs_table
 from analysis.tables import step_table
 from tests.analysis import synthetic as syn

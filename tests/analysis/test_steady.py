@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.analyse import summarise
 from analysis.interval_tables import interval, protocol_table, window_table
-from analysis.report.build import build, summarise
+from analysis.report.build import build
 from analysis.stats import Floats
 from analysis.steady import mser, settle
 from analysis.windows import Window

@@ -18,9 +18,20 @@ from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.steady import settle
 from analysis.windows import Window, step_windows
+from loadgen.slo import Objective
 
 # 1  first version
 SCHEMA = 1
+
+
+class Asked(NamedTuple):
+    """What a report is asked for beside the run: objectives (None: those that the run was given), a model's config."""
+
+    slo: tuple[Objective, ...] | None = None
+    model_config: Path | None = None
+
+
+NOTHING_ASKED = Asked()
 
 
 class Analysed(NamedTuple):
@@ -31,15 +42,15 @@ class Analysed(NamedTuple):
     summary: dict[str, Any]
 
 
-def summarise(run_dir: Path) -> dict[str, Any]:
+def summarise(run_dir: Path, asked: Asked = NOTHING_ASKED) -> dict[str, Any]:
     """What summary.json would hold, without writing anything.
 
     Raises RunDirError when run.json is unusable.
     """
-    return analyse(run_dir).summary
+    return analyse(run_dir, asked).summary
 
 
-def analyse(run_dir: Path) -> Analysed:
+def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
     """Raises RunDirError when run.json is unusable."""
     run, worker_clocks = clocks.align(load(run_dir))
     requests, telemetry = metrics.derive(run), join.telemetry(run)

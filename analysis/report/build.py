@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import clocks, failures, host_tables, interval_tables, join, metrics, recording, tables
-from analysis.analyse import analyse
+from analysis.analyse import NOTHING_ASKED, Asked, analyse
 from analysis.checks import SIMULATED_GPU
 from analysis.load import Run
 from analysis.report.pictures import OverTime, Picture, draw
@@ -38,14 +38,14 @@ class Built:
     steps: pd.DataFrame
 
 
-def build(run_dir: Path, figures: bool = True, ttft_protocol: bool = False) -> Built:
+def build(run_dir: Path, figures: bool = True, ttft_protocol: bool = False, asked: Asked = NOTHING_ASKED) -> Built:
     """Replace run_dir/report/ with a report of what the run directory holds now; without `figures` it has tables only.
 
     With `ttft_protocol` the page has the table of the trimmed protocol too; summary.json always has its figures.
 
     Raises RunDirError when run.json is unusable or the report cannot be written.
     """
-    run, requests, telemetry, windows, summary = analyse(run_dir)
+    run, requests, telemetry, windows, summary = analyse(run_dir, asked)
     steps = tables.steps_frame(summary)
     seconds = recording.timeline(run, requests, telemetry)
     report = run_dir / rundir.REPORT

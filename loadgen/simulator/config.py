@@ -34,11 +34,14 @@ class SimulatorConfig:
     max_batched_tokens: int = profiles.MAX_BATCHED_TOKENS
     prefix_cache: bool = False
     power_limit_w: float | None = None
+    temp_limit_c: float | None = None
     speedup: float = 1.0
     preprocess_ms: float = 0.0
     preprocess_workers: int = 8
     io_wait_ms: float = 0.0
+    io_places: int = 0
     network_ms: float = 0.0
+    network_mbit_s: float = 0.0
     predict_tokens: int = profiles.PREDICT_TOKENS
     leak_b_per_s: float = 0.0
     leak_b_per_request: float = 0.0
@@ -85,15 +88,18 @@ OPTIONS = (
     Option("prefix-cache", bool, "keep the KV blocks of prompts for requests that begin alike"),
     Option("predict-tokens", int, "compute of one /predict item, as tokens of a prompt", 1, 1 << 20),
     Option("power-limit-w", float, "power limit of each GPU, which slows it; without: the GPU's own"),
+    Option("temp-limit-c", float, "temperature of each GPU at which it slows down; without: never"),
     Option("speedup", float, "divides every modelled time", 0.1, 1000),
     Option("jitter", float, "sigma of the lognormal factor on an iteration's time", 0, 0.5),
     Option("seed", int, "seed of tokens, jitter and faults"),
     Option("truth", Path, "file for the truth log, one line a request"),
     Option("gpus-per-host", int, "GPUs of each simulated host", 1, 1024),
     Option("network-ms", float, "network delay each way", 0, 60_000),
+    Option("network-mbit-s", float, "bandwidth of each host's link for requests, one after the other; 0: any", 0, 1e6),
     Option("preprocess-ms", float, "CPU time of each request before the GPU's queue", 0, 60_000),
     Option("preprocess-workers", int, "CPU workers of each host that share the preprocessing", 1, 64),
     Option("io-wait-ms", float, "wait for I/O of each request before the GPU's queue", 0, 60_000),
+    Option("io-places", int, "such waits of each host at once; 0: any number", 0, 1024),
     Option("leak-b-per-s", float, "VRAM that each GPU loses a second, bytes", 0, 1e12),
     Option("leak-b-per-request", float, "VRAM that a GPU loses a request, bytes", 0, 1e12),
     Option("error-rate", float, "share of requests answered with --error-status", 0, 1),
@@ -126,6 +132,16 @@ def from_options(values: Mapping[str, Any]) -> SimulatorConfig:
     return config
 
 
+def to_options(config: SimulatorConfig) -> list[str]:
+    """The command line that asks for it, without what is the default; it has no API key."""
+    words = []
+    for option in OPTIONS:
+        value = getattr(config, option.field, None)
+        if value not in (None, option.default):
+            words += [f"--{option.name}"] if option.type is bool else [f"--{option.name}", str(value)]
+    return words
+
+
 def validate(config: SimulatorConfig) -> profiles.Engine:
     """The engine of each replica. Raises UsageError with every problem."""
     problems = []
@@ -152,6 +168,7 @@ def validate(config: SimulatorConfig) -> profiles.Engine:
             prefix_cache=config.prefix_cache,
             predict_tokens=config.predict_tokens,
             power_limit_w=config.power_limit_w,
+            temp_limit_c=config.temp_limit_c,
             speedup=config.speedup,
         )
     except UsageError as error:

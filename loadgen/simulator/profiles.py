@@ -17,6 +17,9 @@ OVERHEAD_B = 1 << 30  # activations, CUDA graphs and context: an assumption
 MAX_BATCHED_TOKENS = 2048  # decoded and prefilled tokens of one iteration, as in vLLM
 PREDICT_TOKENS = 32  # an item of /predict computes as much as prefilling this many: an assumption
 MEMORY_POWER = 0.7  # power while waiting for memory, as a share of what computing draws above idle: an assumption
+# The temperature of an idle GPU, and by how much computing heats it: assumptions
+IDLE_C = 30.0
+HEATS_C = 40.0
 
 _MIB = 1 << 20
 _KV_VALUE_B = 2  # the KV cache stays in 16 bits whatever the weights are, as in vLLM
@@ -35,6 +38,9 @@ class Gpu:
     idle_sm_mhz: int
     max_sm_mhz: int
     mem_mhz: int
+
+    def temp_c(self, power_w: float) -> float:
+        return IDLE_C + HEATS_C * (power_w - self.idle_w) / (self.max_w - self.idle_w)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Engine:
     """A model in a data type on one GPU, with `slots` sequences at most. `speedup` divides every time.
 
     Below its own power limit a GPU lowers its clock: power above idle goes with the cube of the clock, and time with
-    its inverse, both while computing and while reading memory.
+    its inverse, both while computing and while reading memory. A limit of its temperature is one of its power: the
+    temperature goes with the power.
     """
 
     gpu: Gpu
@@ -83,6 +90,7 @@ class Engine:
     predict_tokens: int = PREDICT_TOKENS
     power_limit_w: float | None = None  # None: the GPU's own
     speedup: float = 1.0
+    temp_limit_c: float | None = None  # None: none
 
     @cached_property
     def weights_b(self) -> int:
@@ -111,9 +119,22 @@ class Engine:
         return self.gpu.max_w if self.power_limit_w is None else self.power_limit_w
 
     @cached_property
+    def is_hot(self) -> bool:
+        """Whether it is the temperature that the clock is lowered for."""
+        return self._coolest_w < self.limit_w
+
+    @cached_property
+    def _coolest_w(self) -> float:
+        """What it may draw without getting too warm."""
+        if self.temp_limit_c is None:
+            return self.gpu.max_w
+        return self.gpu.idle_w + (self.temp_limit_c - IDLE_C) / HEATS_C * (self.gpu.max_w - self.gpu.idle_w)
+
+    @cached_property
     def dynamic_w(self) -> tuple[float, float]:
         """Power above idle while computing, and while reading memory."""
-        above_idle_w, limit_w = self.gpu.max_w - self.gpu.idle_w, self.limit_w - self.gpu.idle_w
+        above_idle_w = self.gpu.max_w - self.gpu.idle_w
+        limit_w = min(self.limit_w, self._coolest_w) - self.gpu.idle_w
         return min(above_idle_w, limit_w), min(MEMORY_POWER * above_idle_w, limit_w)
 
     @cached_property
@@ -149,6 +170,7 @@ def engine(
     predict_tokens: int = PREDICT_TOKENS,
     power_limit_w: float | None = None,
     speedup: float = 1.0,
+    temp_limit_c: float | None = None,
 ) -> Engine:
     """The engine of these names. Raises UsageError with every problem: unknown names, no slots, too large a model."""
     problems = [
@@ -164,6 +186,11 @@ def engine(
             f"simulator power limit is {power_limit_w:g} W: give more than {card.idle_w:g} W, which {gpu} draws when "
             f"idle, and at most {card.max_w:g} W"
         )
+    if temp_limit_c is not None and not IDLE_C < temp_limit_c <= IDLE_C + HEATS_C:
+        problems.append(
+            f"simulator temperature limit is {temp_limit_c:g} C: give more than {IDLE_C:g} C, which an idle GPU "
+            f"has, and at most {IDLE_C + HEATS_C:g} C"
+        )
     if not problems:
         made = Engine(
             GPUS[gpu],
@@ -175,6 +202,7 @@ def engine(
             predict_tokens,
             power_limit_w,
             speedup,
+            temp_limit_c,
         )
         if made.blocks >= 1:
             return made

@@ -96,7 +96,14 @@ class Simulator:
             for time_ms in (config.network_ms, config.preprocess_ms, config.io_wait_ms)
         )
         self._stages = [
-            Stages(self._network_ns, preprocess_ns, config.preprocess_workers, io_wait_ns)
+            Stages(
+                self._network_ns,
+                preprocess_ns,
+                config.preprocess_workers,
+                io_wait_ns,
+                config.io_places,
+                8e3 / (config.network_mbit_s * config.speedup) if config.network_mbit_s else 0.0,
+            )
             for _ in range(0, config.replicas, config.gpus_per_host)
         ]
         self._faults = faults.Faults(config)
@@ -155,7 +162,7 @@ class Simulator:
             range(len(self.replicas)),
             key=lambda index: self._before_queue[index] + self.replicas[index].outstanding,
         )
-        passage = self._stages[index // self._config.gpus_per_host].enter(read_ns)
+        passage = self._stages[index // self._config.gpus_per_host].enter(read_ns, len(request.body))
         fault = self._faults.draw(ask.max_tokens)
         held_up_ns = fault.lasts_ns if fault and fault.kind is faults.Kind.DELAY else None
         wording = self._wordings.get(kind)

@@ -26,6 +26,7 @@ _LONGEST_GPM_NS = 2_000_000_000
 _TICKS_PER_S = 100
 _CLOCK_EVENT_GPU_IDLE = 0x1
 _CLOCK_EVENT_SW_POWER_CAP = 0x4
+_CLOCK_EVENT_SW_THERMAL = 0x20
 # The simulated host: 96 CPUs, 384 GiB
 _CPUS = 96
 _MEMORY_B = 384 << 30
@@ -128,6 +129,7 @@ def render(
         hosts.append(
             {
                 "host": f"sim-{number}",
+                "gpus": [_facts(first + i, m) | {"index": i} for i, m in enumerate(mine)],
                 "gpu_fast": [_row("gpu_fast", now_ns, _key(first, i) | _fast(m, now_ns)) for i, m in enumerate(mine)],
                 "gpu_slow": [_row("gpu_slow", now_ns, _key(first, i) | _slow(m)) for i, m in enumerate(mine)],
                 "host_counters": _row("host", now_ns, _host(mine, front, started_ns, now_ns)),
@@ -138,6 +140,18 @@ def render(
     return json.dumps(answer).encode()
 
 
+def _facts(number: int, meter: GpuMeter) -> dict[str, Any]:
+    """What remote_agents.agent.gpu_facts finds out of a card; clocks and bandwidth are those without the speed-up."""
+    gpu = meter.replica.engine.gpu
+    return {
+        "uuid": _uuid(number),
+        "name": gpu.name,
+        "mem_total_b": gpu.vram_b,
+        "sm_max_mhz": gpu.max_sm_mhz,
+        "dram_peak_b_s": round(gpu.bandwidth),
+    }
+
+
 def _row(table: str, now_ns: int, values: dict[str, float]) -> dict[str, Any]:
     return (
         dict.fromkeys(column.name for column in TABLES[table]) | {"t0_mono_ns": now_ns, "t1_mono_ns": now_ns} | values
@@ -145,7 +159,11 @@ def _row(table: str, now_ns: int, values: dict[str, float]) -> dict[str, Any]:
 
 
 def _key(first: int, index: int) -> dict[str, Any]:
-    return {"gpu_uuid": f"SIM-GPU-{first + index:08x}", "gpu_index": index}
+    return {"gpu_uuid": _uuid(first + index), "gpu_index": index}
+
+
+def _uuid(number: int) -> str:
+    return f"SIM-GPU-{number:08x}"
 
 
 def _fast(meter: GpuMeter, now_ns: int) -> dict[str, float]:
@@ -180,17 +198,19 @@ def _gpm(meter: GpuMeter, now_ns: int) -> dict[str, float]:
 def _slow(meter: GpuMeter) -> dict[str, float]:
     engine = meter.replica.engine
     gpu = engine.gpu
-    busy = meter.util > 0
+    busy, hot = meter.util > 0, engine.is_hot
+    throttled_ns = round(meter.throttled_ns)
+    held_back = _CLOCK_EVENT_SW_THERMAL if hot else _CLOCK_EVENT_SW_POWER_CAP
     return {
         "power_avg_mw": round(meter.average_w * 1e3),
         "power_limit_mw": round(engine.limit_w * 1e3),
         "sm_mhz": round(meter.clock * gpu.max_sm_mhz) if busy else gpu.idle_sm_mhz,
         "mem_mhz": gpu.mem_mhz,
-        "temp_c": round(30 + 40 * (meter.power_w - gpu.idle_w) / (gpu.max_w - gpu.idle_w)),
+        "temp_c": round(gpu.temp_c(meter.power_w)),
         "pstate": 0,  # the memory's clock is always the highest
-        "clk_event_mask": (_CLOCK_EVENT_SW_POWER_CAP if meter.clock < 1 else 0) if busy else _CLOCK_EVENT_GPU_IDLE,
-        "thr_sw_power_ns": round(meter.throttled_ns),
-        "thr_sw_therm_ns": 0,
+        "clk_event_mask": (held_back if meter.clock < 1 else 0) if busy else _CLOCK_EVENT_GPU_IDLE,
+        "thr_sw_power_ns": 0 if hot else throttled_ns,
+        "thr_sw_therm_ns": throttled_ns if hot else 0,
         "thr_hw_therm_ns": 0,
         "thr_hw_brake_ns": 0,
         "thr_sync_ns": 0,
@@ -212,6 +232,8 @@ def _host(meters: Sequence[GpuMeter], front: Stages, started_ns: int, now_ns: in
     idle_s = _CPUS * (now_ns - started_ns) / 1e9 - user_s - system_s
     waited_s = min(idle_s, front.io_ns(now_ns) / 1e9)  # a CPU that waits for I/O is an idle one
     on_cpu, in_io = front.at_work(now_ns)
+    waited_cpu_ns, in_io_ns = front.pressure_ns(now_ns)
+    busiest = max(front.workers_busy(now_ns), *(_ENGINE_LOOP_SHARE * min(1.0, meter.util) for meter in meters))
     return {
         "cpu_user_ticks": int(user_s * _TICKS_PER_S),
         "cpu_nice_ticks": 0,
@@ -220,8 +242,13 @@ def _host(meters: Sequence[GpuMeter], front: Stages, started_ns: int, now_ns: in
         "cpu_iowait_ticks": int(waited_s * _TICKS_PER_S),
         "cpu_irq_ticks": 0,
         "cpu_steal_ticks": 0,
-        "procs_running": 1 + sum(meter.util > 0 for meter in meters) + on_cpu,
+        "cpu_max_busy_pct": round(100 * busiest, 1),
+        "procs_running": 1 + sum(meter.util > 0 for meter in meters) + on_cpu + front.waiting_for_cpu(now_ns),
         "procs_blocked": in_io,
+        "psi_cpu_some_us": waited_cpu_ns // 1000,
+        "psi_io_some_us": in_io_ns // 1000,
+        "psi_mem_some_us": 0,
+        "disk_busy_ms": in_io_ns // 1_000_000,
         "mem_total_b": _MEMORY_B,
         "mem_available_b": _MEMORY_B - _SERVER_MEMORY_B * len(meters),
         "swap_free_b": 0,

@@ -1,10 +1,12 @@
 """GPU and host rows of our simulator instead of NVML: the same tables, read over HTTP ten times a second.
 
     GET <telemetry_url> -> {"schema": 1, "simulated": true, "t_mono_ns": …,
-                            "hosts": [{"host": …, "gpu_fast": [row, …], "gpu_slow": [row, …], "host_counters": row}]}
+                            "hosts": [{"host": …, "gpus": [facts, …], "gpu_fast": [row, …], "gpu_slow": [row, …],
+                                       "host_counters": row}]}
 
-A row is an object with exactly the table's columns. Every tenth answer gives gpu_slow and host rows too. The
-simulator runs on this host, so its stamps are this host's CLOCK_MONOTONIC.
+A row is an object with exactly the table's columns; facts are what gpu_facts finds out of a card, as far as there are
+any. Every tenth answer gives gpu_slow and host rows too. The simulator runs on this host, so its stamps are this host's
+CLOCK_MONOTONIC.
 """
 
 import json
@@ -26,7 +28,8 @@ def poll(url: str, outbox: Outbox, meter: Meter, announce: Callable[..., None]) 
     while True:
         late_ns = pace.wait()
         try:
-            hosts = read_answer(*fetcher.get())
+            status, body = fetcher.get()
+            hosts = read_answer(status, body)
         except (*FETCH_ERRORS, ValueError) as error:
             if answering:
                 outbox.event("simulator_lost", f"the simulator's telemetry at {url} cannot be read: {error}")
@@ -38,7 +41,7 @@ def poll(url: str, outbox: Outbox, meter: Meter, announce: Callable[..., None]) 
         for name, tables in hosts.items():
             if name not in known:
                 known.add(name)
-                announce(host=name, simulated=True, gpus=_gpus(tables["gpu_fast"]), nvml={"state": "simulated"})
+                announce(host=name, simulated=True, gpus=read_gpus(body, name), nvml={"state": "simulated"})
             for table, rows in tables.items():
                 if table == "gpu_fast" or answers % SLOW_EVERY == 0:
                     outbox.sample(table, rows, name)
@@ -70,7 +73,7 @@ def _row(table: str, row: Dict[str, Any]) -> List[Any]:
     return [row[column.name] for column in TABLES[table]]
 
 
-def _gpus(rows: List[List[Any]]) -> List[Dict[str, Any]]:
-    names = [column.name for column in TABLES["gpu_fast"]]
-    uuid, index, total = (names.index(name) for name in ("gpu_uuid", "gpu_index", "mem_total_b"))
-    return [{"index": row[index], "uuid": row[uuid], "name": "simulated", "mem_total_b": row[total]} for row in rows]
+def read_gpus(body: bytes, name: str) -> List[Dict[str, Any]]:
+    """Facts of the GPUs of that host, of an answer that read_answer has read."""
+    hosts = json.loads(body.decode())["hosts"]
+    return [gpu for host in hosts if host["host"] == name for gpu in host.get("gpus", ())]

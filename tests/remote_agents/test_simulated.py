@@ -25,6 +25,7 @@ def row(table: str, **values: Any) -> dict[str, Any]:
 def answer(**changes: Any) -> str:
     host = {
         "host": "sim-0",
+        "gpus": [{"index": number, "uuid": f"SIM-GPU-{number}", "name": "L4"} for number in range(2)],
         "gpu_fast": [row("gpu_fast", gpu_index=0), row("gpu_fast", gpu_uuid="SIM-GPU-1", util_pct=None)],
         "gpu_slow": [row("gpu_slow")],
         "host_counters": row("host", ctxt=None),
@@ -85,4 +86,6 @@ def test_polling_goes_on_when_the_simulator_restarts(site: Site, sent: Sent) -> 
     tables = [frame.body[0] for frame in frames if frame.kind == SAMPLE]
     assert tables[:4] == ["gpu_fast", "gpu_slow", "host", "gpu_fast"]
     assert tables.count("gpu_slow") == tables.count("host") == 2
-    assert [(hello["host"], hello["simulated"], len(hello["gpus"])) for hello in hellos] == [("sim-0", True, 2)]
+    assert [(hello["host"], hello["simulated"], hello["gpus"][1]["name"]) for hello in hellos] == [
+        ("sim-0", True, "L4")
+    ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from loadgen.cli import simulator
 from loadgen.errors import UsageError
-from loadgen.simulator.config import OPTIONS, SimulatorConfig, from_options, validate
+from loadgen.simulator.config import OPTIONS, SimulatorConfig, from_options, to_options, validate
 
 
 def test_every_field_has_an_option_and_every_option_a_field() -> None:
@@ -37,6 +38,10 @@ def test_the_defaults_are_valid_and_every_range_is_checked() -> None:
             {"power_limit_w": 16},
             "simulator power limit is 16 W: give more than 16 W, which L4 draws when idle, and at most 72 W",
         ),
+        (
+            {"temp_limit_c": 90},
+            "simulator temperature limit is 90 C: give more than 30 C, which an idle GPU has, and at most 70 C",
+        ),
         ({"max_batched_tokens": 200}, "simulator slots are 128: give 1 to 100, half of the batched tokens"),
         ({"speedup": 0}, "simulator speedup is 0: give 0.1 to 1000"),
     ],
@@ -45,6 +50,13 @@ def test_a_problem_is_one_sentence(changes: dict[str, Any], problem: str) -> Non
     with pytest.raises(UsageError) as caught:
         validate(SimulatorConfig(**changes))
     assert str(caught.value) == problem
+
+
+def test_a_config_is_told_to_another_process_by_its_options() -> None:
+    config = SimulatorConfig(gpu="H100", slots=7, prefix_cache=True, power_limit_w=300.5, io_places=3)
+    given = simulator.make_context("simulator", [*to_options(config), "--port", "0"]).params
+    assert from_options(given) == config
+    assert to_options(SimulatorConfig()) == []
 
 
 def test_the_key_comes_from_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,3 +60,34 @@ def test_counters_never_go_back() -> None:
         told = stages.cpu_ns(now_ns), stages.io_ns(now_ns)
         assert told >= (cpu_ns, io_ns) and told[1] >= io_ns
         cpu_ns, io_ns = told
+
+
+def test_requests_come_over_a_link_one_after_the_other() -> None:
+    stages = Stages(5 * MS, 0, 1, 0, link_ns_per_b=1000.0)
+    passages = [stages.enter(at_ms * MS, size_b) for at_ms, size_b in ((0, 10_000), (0, 20_000), (50, 1_000))]
+    assert [passage.ready_ns // MS for passage in passages] == [15, 35, 56]
+
+
+def test_io_has_so_many_places() -> None:
+    stages = Stages(0, 0, 1, 10 * MS, io_places=2)
+    assert [stages.enter(0).ready_ns // MS for _ in range(5)] == [10, 10, 20, 20, 30]
+    assert [stages.at_work(at * MS)[1] for at in (5, 15, 25, 35)] == [5, 3, 1, 0]
+    assert stages.io_ns(40 * MS) == (10 + 10 + 20 + 20 + 30) * MS
+
+
+def test_pressure_is_time_in_which_some_request_waited() -> None:
+    stages = Stages(0, 10 * MS, 1, 5 * MS)
+    for at_ms in (0, 4):  # the second waits from 4 to 10; I/O from 10 to 15 and from 20 to 25
+        stages.enter(at_ms * MS)
+    assert [stages.waiting_for_cpu(at * MS) for at in (3, 5, 12)] == [0, 1, 0]
+    pressure = [stages.pressure_ns(at * MS) for at in (5, 12, 30)]
+    stages.enter(50 * MS)
+    pressure.append(stages.pressure_ns(100 * MS))
+    assert [(cpu_ns // MS, io_ns // MS) for cpu_ns, io_ns in pressure] == [(1, 0), (6, 2), (6, 10), (6, 15)]
+
+
+def test_the_workers_share_is_of_the_time_since_it_was_asked_last() -> None:
+    stages = Stages(0, 10 * MS, 2, 0)
+    for _ in range(3):
+        stages.enter(0)
+    assert [stages.workers_busy(at * MS) for at in (10, 20, 40)] == [1.0, 0.5, 0.0]

@@ -166,3 +166,33 @@ def test_the_average_power_is_that_of_the_last_second() -> None:
     assert at_1["power_avg_mw"] == pytest.approx(at_1["energy_mj"], rel=0.001)  # mJ in one second
     assert at_1["power_avg_mw"] > 1000 * L4.gpu.idle_w
     assert at_3["power_avg_mw"] == at_3["power_mw"] == 1000 * L4.gpu.idle_w
+
+
+def test_full_workers_are_full_cpus_and_what_waits_for_them_is_pressure() -> None:
+    front = Stages(0, 1 * S, 2, 2 * S, io_places=1)
+    for _ in range(4):
+        front.enter(0)
+    row = rows(GpuMeter(Replica(L4), 0), 1 * S, front)
+    assert (row["cpu_max_busy_pct"], row["psi_cpu_some_us"], row["procs_running"]) == (100, 1_000_000, 3)
+    row = rows(GpuMeter(Replica(L4), 0), 5 * S, front)
+    assert (row["psi_cpu_some_us"], row["psi_io_some_us"], row["disk_busy_ms"]) == (1_000_000, 4_000_000, 4000)
+
+
+def test_a_hot_gpu_slows_down_as_one_at_a_limit_of_its_power_does() -> None:
+    hot = engine("L4", "8b", "bf16", 128, temp_limit_c=30 + 40 * 0.7 / 8)
+    row = told(busy(hot))
+    assert (row["sm_mhz"], row["clk_event_mask"], row["temp_c"]) == (1020, 0x20, 34)
+    assert (row["thr_sw_power_ns"], row["thr_sw_therm_ns"]) == (0, pytest.approx(10 * S))
+
+
+def test_an_answer_says_which_cards_these_are() -> None:
+    answer = json.loads(render([GpuMeter(Replica(L4), 0)], [Stages(0, 0, 1, 0)], 8, 0, S))
+    [gpu] = answer["hosts"][0]["gpus"]
+    assert gpu == {
+        "index": 0,
+        "uuid": answer["hosts"][0]["gpu_fast"][0]["gpu_uuid"],
+        "name": "L4",
+        "mem_total_b": L4.gpu.vram_b,
+        "sm_max_mhz": 2040,
+        "dram_peak_b_s": 300_000_000_000,
+    }

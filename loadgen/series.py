@@ -1,0 +1,57 @@
+"""Runs of one configuration, one after the other (`--repeat`): each is a run of its own, and they know of each other.
+
+The run is the unit of replication: what differs between runs of one configuration is what a difference between two
+configurations is measured against. Each has the next seed, so that prompts and arrivals are a sample too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loadgen import conductor
+from loadgen.errors import Interrupted
+from loadgen.manifest import Repeat
+from loadgen.options import Settings
+
+Summary = dict[str, Any]
+
+
+def seeds(settings: Settings) -> range:
+    """Those of the runs, in their order."""
+    return range(settings.plan.seed, settings.plan.seed + settings.repeat)
+
+
+def conduct(
+    scenario: Path,
+    settings: Settings,
+    say: Callable[[str], None],
+    report: Callable[[Path], Summary],
+    judge: Callable[[Path, Summary], None],
+) -> list[Path]:
+    """The run directories, once every run has ended. Each has its `report`, whatever became of it.
+
+    What is raised ends the series: by a run (see `conductor`), or by `judge` of one that was conducted to its end.
+    Raises Interrupted at Ctrl-C in between.
+    """
+    done: list[Path] = []
+    for number, seed in enumerate(seeds(settings), start=1):
+        repeat = None
+        if settings.repeat > 1:
+            repeat = Repeat(number, settings.repeat, done[0].name if done else None)
+            say(f"repeat {number} of {settings.repeat}, seed {seed}")
+        try:
+            plan = replace(settings.plan, seed=seed)
+            run, its_own = conductor.prepare(scenario, replace(settings, plan=plan), say, repeat)
+            say(f"run directory: {run}")
+            try:
+                conductor.conduct(run, scenario, its_own)
+            finally:
+                summary = report(run)
+            judge(run, summary)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {len(done)} of {settings.repeat} runs came to their end") from None
+        done.append(run)
+    return done

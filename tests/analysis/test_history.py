@@ -1,0 +1,92 @@
+"""The history of a label: its points, what changed between them, and trends with known answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.history import history, kendall_p
+from analysis.history_tables import as_text, headline, point_table, trend_table
+from analysis.report.history_page import page
+from loadgen import rundir
+from loadgen.errors import UsageError
+from tests.analysis import synthetic as syn
+from tests.analysis.compared_runs import step
+
+
+def saved(runs: Path, number: int, ttft_p95: float, **changes: Any) -> Path:
+    """A run that has its report already, so that nothing is analysed."""
+    run = syn.make(runs / f"run-{number}", (10,), created=f"2026-01-01T{number:02d}:00:00Z", label="nightly", **changes)
+    summary = {"schema": 1, "simulated_gpu": False, "steps": [step(10, ttft_p95)], "damage": []}
+    (run / rundir.REPORT).mkdir()
+    (run / rundir.REPORT / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Eight points, each slower than the one before; the last is two repeats; others that do not belong to them."""
+    for number in range(7):
+        saved(tmp_path, number, 100 * 1.2**number, source_revision=f"r{number // 4}")
+    for number in (7, 8):
+        saved(tmp_path, number, 100 * 1.2**7, repeat={"number": number - 6, "of": 2, "group": "run-7"})
+    saved(tmp_path, 9, 100.0, status="interrupted")
+    saved(tmp_path, 10, 100.0, scenario={"name": "other", "path": "other.py"}, comparable={"prompt_tokens": 9})
+    (tmp_path / "run-10").rename(tmp_path / "run-0a")
+    changed = json.loads((tmp_path / "run-0a" / "run.json").read_text()) | {"created": "2025-01-01T00:00:00Z"}
+    (tmp_path / "run-0a" / "run.json").write_text(json.dumps(changed))
+    summary = tmp_path / "run-0a" / "report" / "summary.json"
+    summary.write_text(summary.read_text())  # younger than the manifest again
+    return tmp_path
+
+
+def test_points_are_runs_and_groups_of_repeats_in_their_order(runs: Path) -> None:
+    found = history("nightly", runs, None)
+    assert [point["runs"] for point in found["points"]] == [1] * 7 + [2]
+    assert [point["figures"]["ttft_p95"]["value"] for point in found["points"]] == pytest.approx(
+        [100 * 1.2**number for number in range(8)]
+    )
+    assert found["left_out"] == [{"name": "run-0a", "why": "prompt_tokens differs"}]
+    assert found["points"][4]["changed"] == [{"name": "loadgen revision", "base": "r0", "new": "r1"}]
+
+
+def test_a_trend_is_found_and_none_where_there_is_none(runs: Path) -> None:
+    found = history("night*", runs, "10")
+    trends = {trend["figure"]: trend for trend in found["trends"]}
+    assert trends["ttft_p95"]["trend"] == "rises" and trends["qps"]["trend"] == "none shown"
+    assert trends["ttft_p95"]["change"] == pytest.approx(100 * (1.2**7 - 1))
+    assert all(point["figures"]["ttft_p95"]["differs"] for point in found["points"][1:])
+    assert "TTFT p95 rises" in headline(found) and "rises" in as_text(found)
+
+
+def test_words_and_page(runs: Path) -> None:
+    found = history("nightly", runs, None)
+    headers, rows = point_table(found)
+    assert len(headers) == len(rows[0]) and len(rows) == 8 and "(+20.0 %)" in rows[1][headers.index("TTFT p95 ms")]
+    assert len(trend_table(found)[1]) == len(found["trends"])
+    assert page(found).count("data:image/png;base64,") == 1
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_no_such_label_or_step_is_said_so(runs: Path) -> None:
+    with pytest.raises(UsageError, match="no complete run"):
+        history("weekly", runs, None)
+    with pytest.raises(UsageError, match="--step 20: there is no such step in all of these runs; they have 10 users"):
+        history("nightly", runs, "20")
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 6])
+def test_kendalls_p_is_that_of_all_orders(size: int) -> None:
+    def score(order: tuple[float, ...]) -> int:
+        return sum((b > a) - (b < a) for a, b in itertools.combinations(order, 2))
+
+    scores = [score(order) for order in itertools.permutations(range(size))]
+    for order in list(itertools.permutations(range(size)))[:: size - 1]:
+        extreme = sum(abs(other) >= abs(score(order)) for other in scores) / math.factorial(size)
+        assert kendall_p([float(value) for value in order]) == pytest.approx(min(1, extreme))
+    assert kendall_p([1.0, 2.0]) is None

@@ -43,11 +43,16 @@ class Cell(NamedTuple):
 
 def series(count: int, n: int, phi: float, sigma: float, rng: np.random.Generator) -> Floats:
     """`count` series of n latencies, ms; the median is 100."""
+    return np.asarray(100 * np.exp(sigma * ar1(count, n, phi, rng)))
+
+
+def ar1(count: int, n: int, phi: float, rng: np.random.Generator) -> Floats:
+    """`count` series of n standard normal values with the autocorrelation phi from one to the next."""
     noise = rng.standard_normal((n, count))
     noise[1:] *= math.sqrt(1 - phi * phi)
     for before, now in pairwise(noise):
         now += phi * before
-    return np.asarray(100 * np.exp(sigma * noise.T))
+    return np.asarray(noise.T)
 
 
 def coverage(count: int, n: int, phi: float, seed: int, sigma: float = SIGMA, failed: float = 0.0) -> dict[str, Cell]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.join import Telemetry
+from analysis.join import Telemetry, devices
 from analysis.overlap import MAX_BLUR, MIN_COVERAGE, Spans, around, between, mean, quality, rate, within
 from analysis.stats import Floats
 
@@ -51,7 +51,8 @@ class Card:
         """With the samples around a window only."""
 
         def near(rows: pd.DataFrame) -> pd.DataFrame:
-            return rows[between(rows["t_s"].to_numpy(), edges[0] - _MARGIN_S, edges[-1] + _MARGIN_S)]
+            ends = (edges[0] - _MARGIN_S, edges[-1] + _MARGIN_S)
+            return rows.iloc[slice(*np.searchsorted(rows["t_s"].to_numpy(), ends))]
 
         return replace(self, fast=near(self.fast), utils=near(self.utils), slow=near(self.slow))
 
@@ -66,30 +67,28 @@ class Card:
         if signal == "power_avg_w" or (signal == "power_w" and not fast["power_w"].notna().any()):
             at = slow["begin_s"].to_numpy()
             return within(at - _AVERAGE_S, at, slow["power_avg_w"].to_numpy())
-        rows = slow if signal in ("sm_mhz", "temp_c") else fast
+        rows = slow if signal in ("sm_mhz", "temp_c", "power_limit_w") else fast
         return around(rows["t_s"].to_numpy(), rows[_POINTS.get(signal, signal)].to_numpy())
 
 
 def cards(telemetry: Telemetry) -> list[Card]:
     """All of them. Totals have no real GPU beside simulated ones, and no MIG device beside its GPU."""
     simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
-    gpus = telemetry.gpus
-    whole = gpus[gpus["gi_id"].isna()]
-    watched = set(zip(whole["host"], whole["gpu_index"], strict=True))
+    there = devices(telemetry.gpus)
+    watched = {(device.host, device.number) for device in there if np.isnan(device.gi_id)}
     utils, slow = (dict(list(rows.groupby(["host", "gpu_uuid"]))) for rows in (telemetry.utils, telemetry.slow))
     found = []
-    for _, rows in gpus.groupby(["host", "gpu_index", "gi_id", "gpu_uuid"], dropna=False):
-        first = rows.iloc[0]
-        host, uuid, is_part = str(first["host"]), str(first["gpu_uuid"]), not np.isnan(first["gi_id"])
+    for device in there:
+        host, uuid, is_part = device.host, device.uuid, not np.isnan(device.gi_id)
+        rows = telemetry.gpus.iloc[device.rows]
         found.append(
             Card(
                 host=host,
                 uuid=uuid,
-                index=int(first["gpu_index"]),
-                gi_id=int(first["gi_id"]) if is_part else None,
+                index=int(device.number),
+                gi_id=int(device.gi_id) if is_part else None,
                 simulated=simulated[host],
-                counted=simulated[host] == telemetry.simulated
-                and not (is_part and (host, first["gpu_index"]) in watched),
+                counted=simulated[host] == telemetry.simulated and not (is_part and (host, device.number) in watched),
                 total_b=float(rows["total_b"].max()),
                 fast=rows,
                 utils=utils.get((host, uuid), telemetry.utils[:0]),
@@ -136,7 +135,7 @@ def gpu_figures(card: Card, edges: Floats) -> dict[str, Any]:
     mean_w = energy_w if energy_w is not None else average["mean"] if average else None
     if mean_w is not None:
         power = {"mean": mean_w, "max": power["max"] if power else mean_w}
-    clock, heat = figure("sm_mhz"), figure("temp_c")
+    clock, heat, limit = figure("sm_mhz"), figure("temp_c"), figure("power_limit_w")
     return {
         "host": card.host,
         "uuid": card.uuid,
@@ -149,6 +148,7 @@ def gpu_figures(card: Card, edges: Floats) -> dict[str, Any]:
         **{signal: figure(signal) for signal in (*GPM, *_POINTS)},
         "vram_total_bytes": card.total_b,
         "power_w": power,
+        "power_limit_w": limit["mean"] if limit else None,
         "sm_mhz": clock["mean"] if clock else None,
         "temp_c": heat["max"] if heat else None,
         "throttled_share": {"power": held_back(_POWER), "heat": held_back(_HEAT)},

@@ -20,6 +20,8 @@ from analysis.stats import Floats
 _BUSY = ("cpu_user_ticks", "cpu_nice_ticks", "cpu_sys_ticks", "cpu_irq_ticks", "cpu_steal_ticks")
 _ALL = (*_BUSY, "cpu_idle_ticks", "cpu_iowait_ticks")
 _PRESSURE = ("psi_cpu_some", "psi_io_some", "psi_mem_some")
+_NETWORK = ("net_rx_b", "net_tx_b", "net_drop", "tcp_retrans", "tcp_outsegs")
+_PROCESSES = ("procs_running", "procs_blocked")
 # USER_HZ: what the kernel tells ticks in, whatever its own are.
 _TICKS_PER_S = 100
 
@@ -52,6 +54,11 @@ def host_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
                 "iowait_pct": _share(change, ("cpu_iowait_ticks",)),
                 "steal_pct": _share(change, ("cpu_steal_ticks",)),
                 **{f"{name}_pct": _pressure(change, f"{name}_us") for name in _PRESSURE},
+                **{f"{name}_bytes_per_s": _rate(change, f"{name}_b") for name in ("net_rx", "net_tx")},
+                "net_drops_per_s": _rate(change, "net_drop"),
+                "tcp_retrans_pct": _retransmitted(change),
+                "disk_busy_pct": _rate(change, "disk_busy_ms", 0.1),
+                **{name: _known(inside[name].mean()) if usable else None for name in _PROCESSES},
                 "mem_available_bytes": _known(inside["mem_available_b"].min()) if usable else None,
                 "mem_total_bytes": _known(rows["mem_total_b"].max()),
                 "server": _server(processes[name], edges) if usable and name in processes else None,
@@ -62,7 +69,7 @@ def host_figures(telemetry: Telemetry, edges: Floats) -> list[dict[str, Any]]:
 
 def _change(inside: pd.DataFrame) -> dict[str, float]:
     """By how much time and counters went on between the first and the last sample; without what is not known."""
-    values = inside[["t_s", *_ALL, *(f"{name}_us" for name in _PRESSURE)]]
+    values = inside[["t_s", *_ALL, *(f"{name}_us" for name in _PRESSURE), *_NETWORK, "disk_busy_ms"]]
     if len(values) < 2:
         return {}
     change = values.to_numpy()[-1] - values.to_numpy()[0]
@@ -78,6 +85,16 @@ def _share(change: dict[str, float], counters: Sequence[str]) -> float | None:
 def _pressure(change: dict[str, float], counter: str) -> float | None:
     """Share of the time, in %, in which some task waited."""
     return 100 * change[counter] / 1e6 / change["t_s"] if counter in change and change["t_s"] > 0 else None
+
+
+def _rate(change: dict[str, float], counter: str, scale: float = 1.0) -> float | None:
+    return scale * change[counter] / change["t_s"] if counter in change and change["t_s"] > 0 else None
+
+
+def _retransmitted(change: dict[str, float]) -> float | None:
+    """TCP segments that were sent again, in % of all that were sent."""
+    sent = change.get("tcp_outsegs", 0.0)
+    return 100 * change["tcp_retrans"] / sent if sent > 0 and "tcp_retrans" in change else None
 
 
 def _server(processes: pd.DataFrame, edges: Floats) -> dict[str, Any] | None:

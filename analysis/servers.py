@@ -1,28 +1,78 @@
-"""What the model server says of itself: figures of a step's window, and over time. Seconds since the run's start."""
+"""What the model server says of itself: figures of a step's window, and over time. Seconds since the run's start.
+
+Counters become rates here, from the first to the last scrape of a window; one that went back gives none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from analysis.overlap import MAX_BLUR, overlap_mean, quality
+from analysis.overlap import MAX_BLUR, between, overlap_mean, quality, rate
 from analysis.stats import Floats
 
 _SERVER: tuple[tuple[str, Callable[..., Floats]], ...] = (
     *(("running", np.sum), ("waiting", np.sum)),
     ("kv_usage_ratio", np.mean),
 )
+# Figure -> counter.
+_RATES = {
+    "preemptions_per_s": "preemptions",
+    "prompt_tokens_per_s": "prompt_tokens",
+    "generation_tokens_per_s": "generation_tokens",
+}
 
 
 def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
-    """Requests running and waiting, summed over engines; KV usage, their mean. None when the run has none of them."""
+    """Of all engines: requests running and waiting, their sums; KV usage, its mean, and that of the fullest engine.
+
+    `…_max` is the sum of the engines' largest scrapes. None when the run has neither running nor waiting nor KV usage.
+    """
     names = [name for name, _ in _SERVER]
     if servers[names].isna().all(axis=None):
         return None
     series = server_series(servers, edges)
-    return {name: None if np.isnan(series[name][0]) else float(series[name][0]) for name in names}
+    engines = [rows for _, rows in servers.groupby(["host", "engine"])]
+    inside = [rows[between(rows["t_s"].to_numpy(), *edges)] for rows in engines]
+    usages, used = (
+        [float(overlap_mean(rows["t_s"].to_numpy(), rows[name].to_numpy(), edges)[0][0]) for rows in engines]
+        for name in ("kv_usage_ratio", "kv_used_tokens")
+    )
+    figures = {name: None if np.isnan(series[name][0]) else float(series[name][0]) for name in names}
+    if figures == dict.fromkeys(names):
+        return dict.fromkeys((*names, *_MORE))
+    hits, queries = (_rate(engines, f"prefix_{what}_tok", edges) for what in ("hits", "queries"))
+    return {
+        **figures,
+        "engines": len(engines),
+        "kv_usage_max": None if np.isnan(usages).any() else max(usages),
+        "running_max": _sum([float(rows["running"].max()) for rows in inside]),
+        "waiting_max": _sum([float(rows["waiting"].max()) for rows in inside]),
+        "kv_used_tokens": _sum(used),
+        "kv_pool_bytes": _sum([float(rows["kv_pool_b"].max()) for rows in inside]),
+        "prefix_hit_pct": 100 * hits / queries if hits is not None and queries else None,
+        **{name: _rate(engines, counter, edges) for name, counter in _RATES.items()},
+    }
+
+
+_MORE = (
+    *("engines", "kv_usage_max", "running_max", "waiting_max", "kv_used_tokens", "kv_pool_bytes", "prefix_hit_pct"),
+    *_RATES,
+)
+
+
+def _sum(values: Sequence[float]) -> float | None:
+    return None if np.isnan(values).any() else float(sum(values))
+
+
+def _rate(engines: Sequence[pd.DataFrame], counter: str, edges: Floats) -> float | None:
+    """Growth a second, summed over the engines; None when one of them does not tell it."""
+    begin_s, end_s = edges
+    rates = [rate(rows["t_s"].to_numpy(), rows[counter].to_numpy(), begin_s, end_s) for rows in engines]
+    known = [value for value in rates if value is not None]
+    return sum(known) if len(known) == len(rates) else None
 
 
 def server_series(servers: pd.DataFrame, edges: Floats) -> dict[str, Floats]:

@@ -130,3 +130,28 @@ def test_a_host_that_slept_during_the_run_is_said_so(run: Path, grown_ns: int, s
     summary = summarise(run)
     assert summary["agents"][0]["suspended_s"] == pytest.approx(grown_ns / 1e9)
     assert ("suspended" in codes(summary)) == said
+
+
+def test_network_disks_and_tasks_of_a_host(run: Path) -> None:
+    rows = [
+        syn.host(
+            float(t),
+            net_rx_b=t * 1_000_000,
+            net_tx_b=t * 2_000_000,
+            net_drop=t * 3,
+            tcp_outsegs=t * 1000,
+            tcp_retrans=t * 20,
+            disk_busy_ms=t * 750,
+            procs_running=4,
+            procs_blocked=t % 2,
+        )
+        for t in SECONDS
+    ]
+    syn.write_table(run, "here", "host", rows)
+    (host,) = summarise(run)["steps"][0]["hosts"]
+    names = ("net_rx_bytes_per_s", "net_tx_bytes_per_s", "net_drops_per_s", "tcp_retrans_pct", "disk_busy_pct")
+    assert [host[name] for name in names] == pytest.approx([1e6, 2e6, 3, 2, 75])
+    assert host["procs_running"] == 4 and host["procs_blocked"] == pytest.approx(0.5, abs=0.05)
+    syn.write_table(run, "here", "host", [syn.host(float(t)) for t in SECONDS])
+    (host,) = summarise(run)["steps"][0]["hosts"]
+    assert [host[name] for name in (*names, "procs_running")] == [None] * 6

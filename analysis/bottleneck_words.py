@@ -1,0 +1,114 @@
+"""What is said of a bottleneck: the figures beside their limits, and what to try next. Pure; no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from analysis.pressure import Marks, Step, clock_lost, gpu_mean, host_most, kv_usage
+
+NEXT = {
+    "client": "give the load generator more workers (--workers) or a machine of its own, and repeat",
+    "network": "repeat from a client beside the server: if that gets more, look at the link and at proxies between",
+    "host_cpu": "give the server's front end more CPU or processes (API servers, tokenizer workers, cgroup quota), or "
+    "move preprocessing to another host",
+    "io_wait": "look at what a request makes the server read (disk, object store, database): cache it, or read more at "
+    "once",
+    "server_queue": "raise the engine's limit of sequences or tokens a batch (--max-num-seqs, --max-num-batched-tokens "
+    "in vLLM) while latency allows, or add replicas",
+    "kv_capacity": "make room for more tokens: KV cache in 8 bits, more GPU memory for it, shorter contexts, prefix "
+    "caching, tensor parallelism, or more replicas",
+    "memory_bandwidth": "move fewer bytes a token: weights or KV cache in 8 bits, shorter contexts, speculative "
+    "decoding; or a GPU with more bandwidth, or more replicas",
+    "compute": "compute less a token: 8-bit matrix products, prefix caching, shorter prompts; or a faster GPU, or more "
+    "replicas",
+    "power_thermal": "raise the power limit or cool the GPUs, and look at their clocks; else plan with what they give",
+    "none": "raise the load: at this step more of it still brings more throughput",
+}
+NOT_MEASURED = {
+    "server": "the server's requests running and waiting (--metrics-url, --metrics-map)",
+    "hosts": "the server's CPUs and disks (--agents)",
+    "gpus": "GPUs (--agents)",
+    "gpm": "tensor cores and memory bandwidth of the GPUs (GPM: Hopper and later, or give --model-config)",
+    "kv": "use of the KV cache",
+    "client": "the client's own delay",
+}
+
+
+def row(name: str, text: str, strength: float) -> dict[str, Any]:
+    return {"for": name, "text": text, "strength": round(float(min(1.0, max(0.0, strength))), 2)}
+
+
+def mark_rows(
+    step: Step, found: Marks, batch: float | None, cards: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """A row for each figure that was measured and says something for or against a class."""
+    server = step["server"] or {}
+    if batch is not None:
+        text = f"throughput went with the running batch by an elasticity of {batch:.2f}: a larger batch would bring "
+        yield row("server_queue", text + ("more" if batch > 0.5 else "little"), abs(batch - 0.5) * 2)
+    usage = kv_usage(step)
+    if found.kv is not None and usage is not None:
+        often = server.get("preemptions_per_s")
+        text = f"the KV cache is {100 * usage:.0f} % full" + (f", {often:.2g} preemptions/s" if often else "")
+        yield row("kv_capacity", text, found.kv)
+    if found.vram:
+        yield row("kv_capacity", "GPU memory in use grew with the load, up to the card's limit", found.vram)
+    yield from _gpu_rows(step, found, cards)
+    yield from _host_rows(step, found)
+    lag, limit = step["client_lag_ms"]["p99"], step["client_lag_limit_ms"]
+    if lag is not None and limit:
+        late = step["client_on_time"] is False
+        yield row("client", f"the client's lag was {lag:.1f} ms at p99 (limit {limit:.1f} ms)", 0.5 if late else 0.0)
+    if (cpu := step["worker_cpu_pct"]) is not None:
+        yield row("client", f"the busiest worker used {cpu:.0f} % of a core", max(0.0, (cpu - 70) / 25))
+
+
+def _gpu_rows(step: Step, found: Marks, cards: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for name, part, label in (
+        ("compute", "tensor_pct", "tensor cores worked"),
+        ("memory_bandwidth", "dram_pct", "memory bandwidth was used for"),
+    ):
+        value, mark = gpu_mean(step, part, "mean"), found.tensor if name == "compute" else found.dram
+        if value is not None and mark is not None:
+            yield row(name, f"{label} {value:.0f} % of the time", mark)
+    roofline = step.get("roofline") or {}
+    for name, figure, label in (("compute", "mfu_pct", "MFU"), ("memory_bandwidth", "mbu_pct", "MBU")):
+        if roofline.get(figure) is not None:
+            yield row(name, f"{label} is {roofline[figure]:.0f} % by the model's shapes", roofline[figure] / 100)
+    if found.held_back is None:
+        return
+    shares = {cause: gpu_mean(step, "throttled_share", cause) for cause in ("power", "heat")}
+    cause = max(shares, key=lambda name: shares[name] or 0.0)
+    lost = clock_lost(step, cards)
+    text = f"{cause} held the clock back for {100 * (shares[cause] or 0.0):.0f} % of the time"
+    if lost is not None:
+        text += f"; it was {100 * lost:.0f} % below its highest"
+    yield row("power_thermal", text, found.held_back)
+
+
+def _host_rows(step: Step, found: Marks) -> Iterator[dict[str, Any]]:
+    core, whole, psi = (
+        host_most(step, *path) for path in (("busiest_cpu_pct", "mean"), ("cpu_pct",), ("psi_cpu_some_pct",))
+    )
+    if found.host_cpu is not None:
+        parts = [
+            f"{label} {value:.0f} %"
+            for label, value in (("busiest core", core), ("all CPUs", whole), ("pressure", psi))
+            if value is not None
+        ]
+        yield row("host_cpu", f"CPU of the server's host: {', '.join(parts)}", found.host_cpu)
+    if found.io_wait is not None:
+        parts = [
+            f"{label} {value:.0f} %"
+            for label, value in (
+                ("busiest disk", host_most(step, "disk_busy_pct")),
+                ("iowait", host_most(step, "iowait_pct")),
+                ("pressure", host_most(step, "psi_io_some_pct")),
+            )
+            if value is not None
+        ]
+        yield row("io_wait", f"I/O of the server's host: {', '.join(parts)}", found.io_wait)
+    sent = host_most(step, "tcp_retrans_pct")
+    if sent is not None and found.retransmitted:
+        yield row("network", f"{sent:.1f} % of the TCP segments were sent again", found.retransmitted)

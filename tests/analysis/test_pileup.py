@@ -1,0 +1,90 @@
+"""Growth and pile-ups with known answers: the knee of a law, where requests are, and what a pause of users is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from analysis import pileup
+from analysis.pileup import CLIENT, OUTSIDE, RUNNING, WAITING
+
+KNEE = 40.0
+
+
+def step(users: float, qps: float | None = None, **changes: Any) -> dict[str, Any]:
+    """Of a server whose requests take 1 + users / KNEE seconds."""
+    rate = users / (1 + users / KNEE) if qps is None else qps
+    return {
+        "level": users,
+        "rate": None,
+        "qps": rate,
+        "qps_ci95": [0.98 * rate, 1.02 * rate],
+        "in_flight_mean": users,
+        "send_lag_ms": {"p50": None},
+        "ttft_ms_ok": {"mean": None},
+        "e2e_ms_ok": {"mean": None},
+        "server": {"running": users, "waiting": 0.0},
+    } | changes
+
+
+@pytest.mark.parametrize("lighter", [1, 10, 30])
+def test_half_of_proportional_growth_is_the_knee_whatever_it_is_compared_with(lighter: float) -> None:
+    found = pileup.growth(step(KNEE), [step(lighter)])
+    assert found is not None
+    assert found.elasticity == pytest.approx(0.5)
+    assert found.probability == pytest.approx(0.5)
+
+
+def test_the_next_lighter_step_counts_and_doubt_comes_from_the_intervals() -> None:
+    steps = [step(users) for users in (10.0, 20.0, 100.0)]
+    lighter = pileup.lighter_than(steps[2], [steps[1], steps[2], steps[0], step(90.0), step(0.0)])
+    assert [other["level"] for other in lighter] == [10, 20]
+    found = pileup.growth(steps[2], lighter)
+    assert found is not None and (found.since, found.times_load) == (20, 5)
+    assert found.probability > 0.95
+    vague = pileup.growth(steps[2] | {"qps_ci95": [1.0, 60.0]}, lighter)
+    assert vague is not None and 0.5 < vague.probability < 0.95
+    assert pileup.growth(steps[0], []) is None
+
+
+def test_in_the_open_model_load_is_what_is_in_flight() -> None:
+    rates = [
+        step(10, 10.0, rate={"asked": 10.0}, in_flight_mean=5.0),
+        step(20, 15.0, rate={"asked": 20.0}, in_flight_mean=100.0),
+    ]
+    found = pileup.growth(rates[1], rates[:1])
+    assert found is not None and found.elasticity == pytest.approx(0.5 / 19)
+
+
+def test_a_pile_up_is_what_a_place_holds_beyond_what_it_needed() -> None:
+    light = step(10, 10.0, in_flight_mean=10.0, server={"running": 8.0, "waiting": 0.0})
+    heavy = step(100, 20.0, in_flight_mean=90.0, server={"running": 16.0, "waiting": 60.0})
+    found = pileup.pile_up(heavy, [light])
+    assert found is not None and found.known and found.baseline == 10
+    assert found.requests == {CLIENT: 10, OUTSIDE: 14, WAITING: 60, RUNNING: 16}
+    assert found.total == pytest.approx(10 + 10 + 60)
+    assert found.shares == pytest.approx({CLIENT: 10 / 80, OUTSIDE: 10 / 80, WAITING: 60 / 80, RUNNING: 0})
+
+
+def test_a_pause_between_requests_is_no_delay_of_the_client() -> None:
+    light = step(10, 5.0, in_flight_mean=2.0, server={"running": 2.0, "waiting": 0.0})
+    heavy = step(40, 15.0, in_flight_mean=16.0, server={"running": 16.0, "waiting": 0.0})
+    found = pileup.pile_up(heavy, [light])
+    assert found is not None and found.shares == pytest.approx({CLIENT: 0, OUTSIDE: 0, WAITING: 0, RUNNING: 1})
+
+
+def test_without_the_servers_word_the_first_token_divides_the_time() -> None:
+    told = {"server": None, "ttft_ms_ok": {"mean": 300.0}, "e2e_ms_ok": {"mean": 1000.0}}
+    found = pileup.pile_up(step(10, **told), [])
+    assert found is not None and not found.known
+    assert found.requests == pytest.approx({CLIENT: 0, pileup.BEFORE: 3, pileup.AFTER: 7})
+    found = pileup.pile_up(step(10, server=None), [])
+    assert found is not None and found.requests == {CLIENT: 0, pileup.SERVED: 10}
+    assert pileup.pile_up(step(10, in_flight_mean=None), []) is None
+
+
+def test_whether_a_larger_batch_brings_more() -> None:
+    full = [step(users, min(users, 16.0), server={"running": min(users, 16.0)}) for users in (8.0, 16.0, 64.0)]
+    assert pileup.batch_elasticity(full[2], full[:2]) == pytest.approx(1)
+    assert pileup.batch_elasticity(full[2], full[1:2]) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise, product
 from pathlib import Path
@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.checks import SIMULATED_GPU
 
@@ -24,6 +26,7 @@ STYLE = rc_params_from_file(str(Path(__file__).with_name("loadgen.mplstyle")), u
 # A range wider than this is drawn on a logarithmic axis.
 LOG_RANGE = 10
 MAX_TICKS = 9
+LEAST_TICKS = 4
 # With more points than this their marks are smaller.
 CROWDED = 12
 
@@ -47,16 +50,21 @@ def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write `name`.png and `name`.svg; the same figure gives the same bytes."""
-    figure.draw_without_rendering()
+    """Write `name`.png and `name`.svg; the same figure gives the same bytes.
+
+    By the canvases, as Figure.savefig would draw it twice for each.
+    """
+    figure.set_dpi(STYLE["savefig.dpi"])
+    png: Callable[..., None] = FigureCanvasAgg(figure).print_png
+    png(folder / f"{name}.png", metadata={"Software": None})
     with rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine()  # none: it is laid out, and each save would do it twice again
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        figure.set_layout_engine()  # none: it is laid out
+    svg: Callable[..., None] = FigureCanvasSVG(figure).print_svg
+    svg(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def level_axis(axes: Axes, levels: Iterable[float], unit: str) -> None:
-    """x is the level in its unit, logarithmic when it spans more than LOG_RANGE; ticks at levels, as many as fit."""
+def level_axis(axes: Axes, levels: Iterable[float], unit: str, most: int = MAX_TICKS) -> None:
+    """x is the level in its unit, logarithmic when it spans more than LOG_RANGE; `most` ticks or less, at levels."""
     values = sorted(set(levels))
     wide = values[-1] > LOG_RANGE * values[0]
     if wide:
@@ -67,15 +75,19 @@ def level_axis(axes: Axes, levels: Iterable[float], unit: str) -> None:
         place = [value - values[0] for value in values]
         pad = 0.06 * (values[-1] - values[0]) or 1.0
         axes.set_xlim(max(0.0, values[0] - pad), values[-1] + pad)
-    axes.set_xticks(_apart(values, place))
+    axes.set_xticks(_apart(values, place, most))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
-    axes.set_xlabel("concurrent users" if unit == "users" else unit)
+    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    axes.set_xlabel(level_label(unit))
 
 
-def _apart(values: list[float], place: list[float]) -> list[float]:
+def level_label(unit: str) -> str:
+    return "concurrent users" if unit == "users" else unit
+
+
+def _apart(values: list[float], place: list[float], most: int) -> list[float]:
     """The values that are far enough from each other for a label; first and last are always in."""
-    least = (place[-1] - place[0]) / MAX_TICKS
+    least = (place[-1] - place[0]) / most
     kept = [0]
     for index in range(1, len(values) - 1):
         if place[index] - place[kept[-1]] >= least and place[-1] - place[index] >= least:
@@ -89,17 +101,32 @@ def value_axis(axes: Axes, series: Sequence[pd.Series[float]], label: str, log: 
     known = known[np.isfinite(known) & (known > 0)]
     if log and known.size and known.max() > LOG_RANGE * known.min():
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(known.min() / 1.6, known.max() * 2.5)
+        log_ticks(axes.yaxis, *axes.get_ylim())
     else:
         axes.set_ylim(0, 1.2 * known.max() if known.size else 1)
         if not known.size:
             axes.yaxis.set_major_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
     axes.set_ylabel(label)
 
 
-def _plain(value: float, _: int | None) -> str:
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels at round values of a logarithmic axis: decades where they suffice, else more of them."""
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(plain))
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        ticks = np.outer(powers, steps).ravel()
+        inside = ticks[(ticks >= low) & (ticks <= high)]
+        if inside.size >= LEAST_TICKS:
+            axis.set_major_locator(FixedLocator(inside.tolist()))
+            return
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(MaxNLocator(LEAST_TICKS + 1))
+
+
+def plain(value: float, _: int | None = None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
@@ -142,8 +169,8 @@ def label_points(figure: Figure, axes: Axes, places: Sequence[tuple[str, Sequenc
     figure.draw_without_rendering()
     keys = axes.get_legend()
     taken = [keys.get_window_extent()] if keys else []
-    drawn = [np.column_stack(line.get_data()).astype(float) for line in axes.get_lines()]
-    ink = np.concatenate([_along(axes.transData.transform(corners)) for corners in drawn])
+    drawn = [(line.get_transform(), np.column_stack(line.get_data()).astype(float)) for line in axes.get_lines()]
+    ink = np.concatenate([_along(transform.transform(corners)) for transform, corners in drawn])
     inside = axes.get_window_extent()
     for text, points in [*places[-1:], *places[:-1]]:
         label = axes.annotate(text, (0, 0), xytext=(0, 0), textcoords="offset points", fontsize=8.5, color="#222222")
@@ -183,10 +210,10 @@ def rate_axis(axes: Axes, values: pd.Series[float], label: str) -> None:
     if known.size and known.max() > LOG_RANGE * known.min():
         axes.set_xscale("log")
         axes.set_xlim(known.min() / 1.5, known.max() * 1.5)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.xaxis, *axes.get_xlim())
     else:
         axes.set_xlim(0, 1.12 * known.max() if known.size else 1)
-    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.set_xlabel(label)
 
 

@@ -114,9 +114,9 @@ def _objective(axes: Axes, at: Working, objective: Objective, held: dict[str, fl
         axes.vlines(levels, low, np.minimum(high, top), color=BLUE, lw=1.2, alpha=0.7, label="95 % of the step")
     limit_line(axes, objective.limit, f"objective: {objective}", RED)
     level_axis(axes, levels, at.unit)
-    headroom(axes, 0.28)
+    headroom(axes, 0.38)
     _mark(axes, held, "max_level", "highest level within it", GREEN, "-")
-    legend(axes, infinite=bool(np.isinf(values).any()), loc="upper left", ncols=2, fontsize=8.5)
+    legend(axes, infinite=bool(np.isinf(values).any()), loc="upper left", fontsize=8.5)
     axes.set_title(titled(name, source))
 
 

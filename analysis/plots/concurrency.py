@@ -1,18 +1,24 @@
-"""The figures of the steps: throughput, latency, one over the other, GPU. Each takes tables.steps_frame."""
+"""The figures of the steps: throughput, latency, one over the other. Each takes tables.steps_frame.
+
+`slo` is that of the summary: an entry an objective; those of a latency are lines in its panel.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.metrics import GIB
 from analysis.plots.canvas import (
     BLACK,
     BLUE,
     GREEN,
     ORANGE,
+    PINK,
     RED,
     SKY,
     label_points,
@@ -28,14 +34,19 @@ from analysis.plots.canvas import (
 from analysis.windows import RATE
 
 SIZE = (9.6, 4.0)
+HALF = (0.55 * SIZE[0], SIZE[1])
 # How far above a figure the mark reaches that says it has no upper bound, as a share of the axis.
 STUB = 0.1
+Objectives = Sequence[dict[str, Any]]
+_LOOKS = (("p99", RED, "^", "-."), ("p90", ORANGE, "s", "--"), ("p50", BLUE, "o", "-"))
+_COLORS = {"p99": RED, "p95": PINK, "p90": ORANGE, "p50": BLUE}
 
 
 def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     """Successful and failed requests per second, and output tokens per second, with 95 % bands. None without steps.
 
-    In the open model, what was delivered (sent) against what was asked for too.
+    With objectives, the good ones (goodput) too; in the open model, what was delivered (sent) against what was asked
+    for.
     """
     if steps.empty:
         return None
@@ -48,6 +59,9 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
         line(rate, x, steps["delivered_rate"], "delivered (sent)", color=SKY, marker="D", linestyle="--")
     line(rate, x, steps["qps"], "successful", color=BLUE, marker="o")
     _band(rate, x, steps, "qps", BLUE)
+    if steps["goodput_qps"].notna().any():
+        line(rate, x, steps["goodput_qps"], "good: within the SLO", color=GREEN, marker="^", linestyle="-.")
+        _band(rate, x, steps, "goodput_qps", GREEN)
     if (steps["failed_qps"] > 0).any():
         line(rate, x, steps["failed_qps"], "failed", color=RED, marker="s", linestyle="--")
     if len(rate.get_lines()) > 1:
@@ -65,7 +79,7 @@ def qps_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
+def latency_vs_concurrency(steps: pd.DataFrame, slo: Objectives = ()) -> Figure | None:
     """p50, p90 and p99 of TTFT and of E2E with 95 % bands; failures count as infinite. None without steps.
 
     In the open model with the service time's p99 beside E2E: what is between them waited to be sent.
@@ -73,22 +87,48 @@ def latency_vs_concurrency(steps: pd.DataFrame) -> Figure | None:
     if steps.empty:
         return None
     figure, both = panels(1, 2, SIZE)
-    unit = steps["unit"].iloc[0]
-    looks = (("p99", RED, "^", "-."), ("p90", ORANGE, "s", "--"), ("p50", BLUE, "o", "-"))
-    for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
-        series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
-        service = [steps["service_p99_ms"]] if metric == "e2e" and unit == RATE else []
-        highs = [steps[f"{metric}_{stat}_ms_ci95_high"] for stat, *_ in looks]
-        value_axis(axes, [*series, *highs, *service], f"{metric.upper()}, ms", log=True)
-        for values in service:
-            line(axes, steps["level"], values, "service time p99", 3, color=BLACK, marker="v", linestyle=":")
-        for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
-            line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
-            _band(axes, steps["level"], steps, f"{metric}_{stat}_ms", color)
-        level_axis(axes, steps["level"], unit)
-        axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
-        legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
+    _percentiles(both[0], steps, "ttft", "Time to first token", slo)
+    is_open = steps["unit"].iloc[0] == RATE
+    _percentiles(both[1], steps, "e2e", "End-to-end latency", slo, ("service",) if is_open else ())
     return figure
+
+
+def itl_vs_concurrency(steps: pd.DataFrame, slo: Objectives = ()) -> Figure | None:
+    """p50, p90 and p99 of the gaps between tokens, and of the mean gap of a request. None without any."""
+    shown = [
+        (metric, title)
+        for metric, title in (("itl", "Gap between tokens"), ("tpot", "Time per output token"))
+        if not steps.empty and steps[[f"{metric}_{stat}_ms" for stat, *_ in _LOOKS]].notna().any(axis=None)
+    ]
+    if not shown:
+        return None
+    figure, places = panels(1, len(shown), SIZE if len(shown) == 2 else HALF)
+    for axes, (metric, title) in zip(places, shown, strict=True):
+        _percentiles(axes, steps, metric, title, slo)
+    return figure
+
+
+def _percentiles(
+    axes: Axes, steps: pd.DataFrame, metric: str, title: str, slo: Objectives, beside: Sequence[str] = ()
+) -> None:
+    """A metric's p99, p90 and p50 with bands, its objectives, and the p99 of those `beside` it with theirs."""
+    unit = steps["unit"].iloc[0]
+    series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in _LOOKS]
+    highs = [steps[f"{metric}_{stat}_ms_ci95_high"] for stat, *_ in _LOOKS]
+    others = [steps[f"{other}_p99_ms"] for other in beside]
+    limits = [objective for objective in slo if objective["metric"] in (metric, *beside)]
+    reach = pd.Series([objective["limit"] for objective in limits], dtype=float)
+    value_axis(axes, [*series, *highs, *others, reach], f"{metric.upper()}, ms", log=True)
+    for other, values in zip(beside, others, strict=True):
+        line(axes, steps["level"], values, f"{other} time p99", 3, color=BLACK, marker="v", linestyle=":")
+    for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, _LOOKS, strict=True)):
+        line(axes, steps["level"], values, stat, rank, color=color, marker=marker, linestyle=style)
+        _band(axes, steps["level"], steps, f"{metric}_{stat}_ms", color)
+    for objective in limits:
+        limit_line(axes, objective["limit"], f"SLO: {objective['text']}", _COLORS.get(objective["stat"], BLACK))
+    level_axis(axes, steps["level"], unit)
+    axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
+    legend(axes, infinite=any(np.isinf(values).any() for values in series), loc="best")
 
 
 def _band(axes: Axes, x: pd.Series[float], steps: pd.DataFrame, name: str, color: str) -> None:
@@ -104,7 +144,7 @@ def _band(axes: Axes, x: pd.Series[float], steps: pd.DataFrame, name: str, color
         axes.vlines(x[beyond], low[beyond], ends[beyond].clip(bottom, top), color=color, lw=1.5, ls=":")
 
 
-def throughput_latency(steps: pd.DataFrame) -> Figure | None:
+def throughput_latency(steps: pd.DataFrame, slo: Objectives = ()) -> Figure | None:
     """p50 and p99 of TTFT and of E2E over QPS, each point labelled with its level. None without a successful request.
 
     The line follows the steps: where it turns back, more load brought less.
@@ -117,10 +157,14 @@ def throughput_latency(steps: pd.DataFrame) -> Figure | None:
     for axes, metric, title in zip(both, ("ttft", "e2e"), ("Time to first token", "End-to-end latency"), strict=True):
         series = [steps[f"{metric}_{stat}_ms"] for stat, *_ in looks]
         infinite = any(np.isinf(values).any() for values in series)
-        value_axis(axes, series, f"{metric.upper()}, ms", log=True)
+        limits = [each for each in slo if each["metric"] == metric and each["stat"] in ("p50", "p99")]
+        reach = pd.Series([each["limit"] for each in limits], dtype=float)
+        value_axis(axes, [*series, reach], f"{metric.upper()}, ms", log=True)
         rate_axis(axes, steps["qps"], "successful requests per second")
         for rank, (values, (stat, color, marker, style)) in enumerate(zip(series, looks, strict=True)):
             line(axes, steps["qps"], values, stat, rank, color=color, marker=marker, linestyle=style)
+        for each in limits:
+            limit_line(axes, each["limit"], f"SLO: {each['text']}", _COLORS[each["stat"]])
         axes.set_title(titled(title, steps["gpu_source"].iloc[0]))
         legend(axes, infinite, loc="best")
     for axes, metric in zip(both, ("ttft", "e2e"), strict=True):
@@ -129,45 +173,4 @@ def throughput_latency(steps: pd.DataFrame) -> Figure | None:
             (f"{level:g}", [(qps, y) for y in (p99, p50) if np.isfinite(y)]) for qps, p99, p50, level in both_stats
         ]
         label_points(figure, axes, places)
-    return figure
-
-
-def gpu_vs_concurrency(steps: pd.DataFrame, gpus: pd.DataFrame) -> Figure | None:
-    """VRAM a GPU, used and effective, under the card's limit, and utilisation. None without GPU figures.
-
-    Lines are means over the GPUs; a band spans them when there are several. `gpus` is tables.gpus_frame.
-    """
-    if gpus.empty:
-        return None
-    source = str(steps["gpu_source"].iloc[0])
-    mine = gpus[gpus["gpu_source"] == source]
-    by_level = mine.groupby("level")
-    count = mine[["host", "uuid"]].drop_duplicates().shape[0]
-    limit = mine["vram_total_bytes"].max() / GIB
-    if not count or mine["vram_used_bytes_mean"].isna().all() or not limit > 0:
-        return None
-    figure, (memory, busy) = panels(1, 2, SIZE)
-
-    def draw(axes: Axes, name: str, scale: float, label: str, color: str, marker: str, style: str) -> None:
-        stats = (by_level[name].agg(["mean", "min", "max"]) / scale).dropna()
-        if len(stats):
-            x = pd.Series(stats.index, index=stats.index)
-            line(axes, x, stats["mean"], label, color=color, marker=marker, linestyle=style)
-            if count > 1:
-                axes.fill_between(stats.index, stats["min"], stats["max"], color=color, alpha=0.2, lw=0)
-
-    draw(memory, "vram_used_bytes_mean", GIB, "used", BLUE, "o", "-")
-    draw(memory, "vram_effective_bytes_mean", GIB, "effective (KV cache in use)", ORANGE, "s", "--")
-    limit_line(memory, limit, f"the card's {limit:.0f} GiB")
-    memory.set_ylim(0, 1.35 * limit)
-    draw(busy, "util_pct_mean", 1.0, "GPU utilisation", GREEN, "D", "-")
-    busy.set_ylim(0, 105)
-    several = f": mean and range of {count} GPUs" if count > 1 else ""
-    memory.set_title(titled("GPU memory", source))
-    memory.set_ylabel(f"GiB of a card{several}")
-    busy.set_title(titled("GPU utilisation", source))
-    busy.set_ylabel(f"%{several}")
-    legend(memory, infinite=False, loc="upper left")
-    for axes in (memory, busy):
-        level_axis(axes, steps["level"], steps["unit"].iloc[0])
     return figure

@@ -1,6 +1,6 @@
 """A run directory's figures, all of them: the order of things, and the shape of summary.json.
 
-    load -> clocks -> join -> windows -> steady -> metrics + checks -> summary
+    load -> clocks -> overview (a first look) -> served (windows, steady; all requests, part by part) -> join -> checks
 
 Times in a summary are ms, or seconds since the run's start. Not here: what is written of it (report/).
 """
@@ -8,37 +8,66 @@ Times in a summary are ms, or seconds since the run's start. Not here: what is w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis import clocks, failures, hosts, join, metrics, recording
+import pandas as pd
+
+from analysis import clocks, hosts, join, recording, trends
 from analysis.checks import client_lag_limit, client_on_time, run_caveats, send_lag_limit, step_caveats
+from analysis.distributions import Distributions
+from analysis.energy import step_energy
 from analysis.gpus import cards
 from analysis.lag import sensor_lags
 from analysis.load import Run, load
-from analysis.steady import settle
-from analysis.windows import Window, step_windows
+from analysis.model_config import config_of
+from analysis.objectives import listed, objectives_of
+from analysis.overview import look
+from analysis.resources import resources
+from analysis.served import count
+from analysis.step import sampled_figures
+from analysis.timeline import OverTime
+from analysis.trend_words import leaks
+from analysis.verdict import verdict
+from analysis.windows import Window
 from loadgen.slo import Objective
 
 # 1  first version
 SCHEMA = 1
 
 
+# Told how far a report is: what is being done, and the share of the whole that is done, rising to 1.
+Progress = Callable[[str, float], None]
+
+
 class Asked(NamedTuple):
-    """What a report is asked for beside the run: objectives (None: those that the run was given), a model's config."""
+    """What a report is asked for beside the run: objectives (None: those that the run was given), a model's config.
+
+    `progress` is called again and again until the report is there.
+    """
 
     slo: tuple[Objective, ...] | None = None
     model_config: Path | None = None
+    progress: Progress | None = None
 
 
 NOTHING_ASKED = Asked()
+# From which share of a report to which a stage goes, by the time that it takes in a long run; drawing follows.
+_STAGES = {"first look": (0.0, 0.1), "requests": (0.1, 0.5), "telemetry": (0.5, 0.7), "figures": (0.7, 0.8)}
 
 
 class Analysed(NamedTuple):
+    """`timeline` has a row a second of the run; `over_time` is the same for a figure, with the failures."""
+
     run: Run
-    requests: metrics.Requests
     telemetry: join.Telemetry
     windows: list[Window]
+    timeline: pd.DataFrame
+    over_time: OverTime
+    distributions: Distributions
+    trends: list[trends.Trend]
     summary: dict[str, Any]
 
 
@@ -51,32 +80,38 @@ def summarise(run_dir: Path, asked: Asked = NOTHING_ASKED) -> dict[str, Any]:
 
 
 def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
-    """Raises RunDirError when run.json is unusable."""
+    """Raises RunDirError when run.json is unusable, UsageError when the model's config that is asked for is."""
+    tell = asked.progress or _nobody
     run, worker_clocks = clocks.align(load(run_dir))
-    requests, telemetry = metrics.derive(run), join.telemetry(run)
     if recording.is_one(run):
-        run = recording.as_step(run, telemetry)
-    gpus = cards(telemetry)
-    held, unreached = step_windows(run)
-    settled = [settle(window, requests.frame) for window in held]
-    windows = [window for window, _ in settled]
+        run = recording.as_step(run, join.telemetry(replace(run, damage=[])))
+    objectives = objectives_of(run.manifest, asked.slo, run.damage)
+    config = config_of(run.manifest, asked.model_config, run.damage)
+    served = count(run, look(run, _stage(tell, "first look")), objectives, _stage(tell, "requests"))
+    telemetry = join.telemetry(run, _stage(tell, "telemetry"))
+    gpus, windows = cards(telemetry), served.windows
     simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
     timed = clocks.events(run)
     agents = hosts.agent_figures(telemetry)
     known_clocks = [_clock(clock) for clock in (*worker_clocks, *telemetry.clocks)]
     steps = []
     of_run: list[dict[str, str]] = []
-    for window, steadiness in settled:
-        step = metrics.step_figures(run, requests, telemetry, gpus, window) | steadiness.figures()
+    for window, of_load in zip(windows, served.steps, strict=True):
+        step = of_load | sampled_figures(telemetry, gpus, window)
         step["client_lag_limit_ms"] = client_lag_limit(step)[0]
         step["send_lag_limit_ms"] = send_lag_limit(step)
         step["client_on_time"] = client_on_time(step)
+        step["energy"] = step_energy(step)
         caveats = step_caveats(step, window, run.manifest, timed)
         if not window.level:  # a recording: what is to be known of it is so of the whole run
             of_run += [caveat for caveat in caveats if caveat["code"] != "no_requests"]
             caveats = []
         steps.append(step | {"caveats": caveats})
     damaged = [finding.file for finding in run.damage]
+    seconds = served.seconds.beside(telemetry, gpus)
+    found = trends.find(telemetry, gpus, seconds, windows)
+    of_trends = [trend.figures for trend in found]
+    of_resources = resources(run.path, run.manifest, steps, seconds, config)
     summary = {
         "schema": SCHEMA,
         "run_id": run.manifest["run_id"],
@@ -84,18 +119,41 @@ def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
         "reason": run.manifest.get("reason"),
         "target": run.manifest["target"],
         "simulated_gpu": simulated_gpu,
+        "slo": listed(objectives),
         "steps": steps,
         "clocks": known_clocks,
-        "sensor_lag_ms": sensor_lags(requests, gpus, windows),
+        "sensor_lag_ms": sensor_lags(served.ramps, gpus, windows),
         "agents": agents,
-        "failures": failures.kinds(run, requests),
+        "failures": served.failures.kinds(run.examples),
         "damage": [finding._asdict() for finding in run.damage],
         "caveats": of_run
         + run_caveats(
-            run.manifest, run.events, agents, known_clocks, telemetry.problems, damaged, unreached, simulated_gpu
-        ),
+            run.manifest, run.events, agents, known_clocks, telemetry.problems, damaged, served.unreached, simulated_gpu
+        )
+        + leaks(of_trends),
+        "trends": of_trends,
+        **of_resources,
     }
-    return Analysed(run, requests, telemetry, windows, _plain(summary))
+    over_time = OverTime(
+        served.overview.beside(telemetry, gpus),
+        float(served.overview.width_s),
+        served.failures.over_time(served.bar_s),
+        float(served.bar_s),
+    )
+    tell("figures", _STAGES["figures"][1])
+    told = _plain(summary)
+    told["verdict"] = verdict(told)
+    return Analysed(run, telemetry, windows, seconds, over_time, served.distributions, found, told)
+
+
+def _nobody(stage: str, share: float) -> None:
+    """Told how far it is."""
+
+
+def _stage(tell: Progress, stage: str) -> Callable[[float], None]:
+    """What is told the share of one stage."""
+    begin, end = _STAGES[stage]
+    return lambda share: tell(stage, begin + share * (end - begin))
 
 
 def _clock(clock: clocks.HostClock) -> dict[str, Any]:

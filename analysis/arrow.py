@@ -1,13 +1,14 @@
-"""One Arrow file of a run: the rows and columns of it that can be used, whatever happened to it.
+"""One Arrow file of a run, part by part: the rows and columns of it that can be used, whatever happened to it.
 
-A file that is cut, damaged or of an unknown schema is a Damage (damage.py), never an exception. Speaks no clock.
+A file that is cut, damaged or of an unknown schema is a Damage (damage.py), never an exception. A part is as many
+batches as make some hundred thousand rows, so that memory is bounded however long the file is. Speaks no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,64 +16,165 @@ import pyarrow.compute as pc
 
 from analysis import damage
 from analysis.damage import Damage
-from loadgen.shards import arrow_schema, read_shard
+from loadgen.shards import arrow_schema
+
+PART_ROWS = 200_000
+# A part has no more bytes of the file than this, but for one batch.
+PART_BYTES = 32 << 20
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+
+# Which rows of a part are of use.
+Good = Callable[[pa.Table], Any]
 
 
-def read(
-    path: Path, name: str, columns: Iterable[Any], schema: int, found: list[Damage]
-) -> tuple[pa.Table | None, dict[str, str]]:
-    """One shard with exactly `columns` (null where it has none) and its metadata; None when it cannot be used."""
+class Known(NamedTuple):
+    """What a file says of itself: `facts` are its metadata, `filled` whether there are rows."""
+
+    facts: dict[str, str]
+    filled: bool
+
+
+def known(path: Path, name: str, schema: int, found: list[Damage]) -> Known | None:
+    """None when not even that can be read, or the schema is none that this version knows."""
     try:
-        table, problem = read_shard(path)
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        table, problem = None, f"it cannot be read ({error})"
-    if problem:
-        found.append(Damage(name, damage.sentence(problem.removeprefix(f"{path.name}: "))))
-    if table is None:
-        return None, {}
-    metadata = table.schema.metadata or {}
+        with pa.OSFile(str(path)) as file:
+            stream = pa.ipc.open_stream(file)
+            metadata = stream.schema.metadata or {}
+            filled = _filled(stream)
+    except _UNREADABLE as error:
+        found.append(Damage(name, damage.sentence(f"it cannot be read ({error})")))
+        return None
     facts = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata.items()}
     if facts.get("schema") not in [str(known) for known in range(1, schema + 1)]:  # in older ones columns are missing
         text = f"it has schema {facts.get('schema')}, this version reads {schema}: it is left out"
         found.append(Damage(name, damage.sentence(text)))
-        return None, facts
-    table = _intact(table, name, found)
-    return pa.table({c.name: _column(table, c, name, found) for c in columns}), facts
+        return None
+    return Known(facts, filled)
 
 
-def _intact(table: pa.Table, name: str, found: list[Damage]) -> pa.Table:
-    """The batches whose offsets and texts are what they claim to be: others would crash whoever reads them."""
-    whole = []
-    batches = table.to_batches()
-    for batch in batches:
+def _filled(stream: pa.RecordBatchReader) -> bool:
+    try:
+        return any(batch.num_rows for batch in stream)
+    except _UNREADABLE:
+        return False
+
+
+def parts(
+    path: Path, name: str, columns: Sequence[Any], found: list[Damage], good: Good | None = None
+) -> Iterator[pa.Table]:
+    """The file's rows that are `good`, with exactly `columns` (null where it has none); in parts, each in one piece.
+
+    What is wrong is added to `found` at the end.
+    """
+    read = _Read(name, columns)
+    try:
+        with pa.OSFile(str(path)) as file:
+            schema = pa.ipc.open_stream(file).schema
+            file.seek(0)
+            fields = [index for column in columns for index in schema.get_all_field_indices(column.name)]
+            options = pa.ipc.IpcReadOptions(included_fields=sorted(fields))
+            stream = pa.ipc.open_stream(file, options=options)
+            for batches in _gathered(stream, file, read):
+                table = read.usable(pa.Table.from_batches(batches, schema=stream.schema), good)
+                if table.num_rows:
+                    yield table
+    except _UNREADABLE as error:
+        read.problem = f"it cannot be read ({error})"
+    found += read.damage()
+
+
+def _gathered(stream: pa.RecordBatchReader, file: pa.NativeFile, read: _Read) -> Iterator[list[pa.RecordBatch]]:
+    """Batches that make a part, as far as the stream can be read."""
+    batches: list[pa.RecordBatch] = []
+    rows = begin = 0
+    while True:
         try:
-            batch.validate(full=True)
-        except pa.ArrowException:
-            continue
-        whole.append(batch)
-    if len(whole) < len(batches):
-        text = f"{len(batches) - len(whole)} of {len(batches)} batches of rows are damaged: they are left out"
-        found.append(Damage(name, text))
-    return pa.Table.from_batches(whole, schema=table.schema)
+            batch = stream.read_next_batch()
+        except StopIteration:
+            break
+        except _UNREADABLE as error:
+            read.problem = f"cut after {read.batch_rows} rows ({error})"
+            break
+        batches.append(batch)
+        read.batches += 1
+        read.batch_rows += batch.num_rows
+        rows += batch.num_rows
+        if rows >= PART_ROWS or file.tell() >= begin + PART_BYTES:
+            yield batches
+            batches, rows, begin = [], 0, file.tell()
+    if batches:
+        yield batches
 
 
-def _column(table: pa.Table, column: Any, name: str, found: list[Damage]) -> Any:
-    kind = _arrow(column.type)
-    problem = None
-    match table.schema.get_all_field_indices(column.name):
-        case [index] if table.schema.field(index).type == kind:
-            return table.column(index)
-        case [index]:
-            try:
-                return table.column(index).cast(kind)
-            except (pa.ArrowException, ValueError):
-                problem = f"column {column.name} has type {table.schema.field(index).type} instead of {column.type}"
-        case []:  # written before there was such a column
-            return pa.nulls(table.num_rows, kind)
-        case _:
-            problem = f"column {column.name} is there several times"
-    found.append(Damage(name, damage.sentence(f"{problem}: it is taken as not measured")))
-    return pa.nulls(table.num_rows, kind)
+class _Read:
+    """What is found while a file is read."""
+
+    def __init__(self, name: str, columns: Sequence[Any]) -> None:
+        self.name = name
+        self.columns = columns
+        self.problem: str | None = None
+        self.batches = self.batch_rows = 0
+        self._damaged = self._rows = self._bad = 0
+        self._texts: dict[str, None] = {}
+
+    def usable(self, table: pa.Table, good: Good | None) -> pa.Table:
+        """The rows of a part that can be used, as one piece of memory."""
+        table = self._intact(table)
+        table = pa.table({column.name: self._column(table, column) for column in self.columns}).combine_chunks()
+        self._rows += table.num_rows
+        if good is None or not table.num_rows:
+            return table
+        which = good(table)
+        bad = table.num_rows - (pc.sum(which).as_py() or 0)
+        self._bad += bad
+        return table.filter(which) if bad else table
+
+    def _intact(self, table: pa.Table) -> pa.Table:
+        """The batches whose offsets and texts are what they claim to be: others would crash whoever reads them."""
+        try:
+            table.validate(full=True)
+        except _UNREADABLE:
+            batches = table.to_batches()
+            whole = [batch for batch in batches if _is_whole(batch)]
+            self._damaged += len(batches) - len(whole)
+            table = pa.Table.from_batches(whole, schema=table.schema)
+        return table
+
+    def _column(self, table: pa.Table, column: Any) -> Any:
+        kind = arrow_type(column.type)
+        match table.schema.get_all_field_indices(column.name):
+            case [index] if table.schema.field(index).type == kind:
+                return table.column(index)
+            case [index]:
+                try:
+                    return table.column(index).cast(kind)
+                except (pa.ArrowException, ValueError):
+                    found = table.schema.field(index).type
+                    problem = f"column {column.name} has type {found} instead of {column.type}"
+            case []:  # written before there was such a column
+                return pa.nulls(table.num_rows, kind)
+            case _:
+                problem = f"column {column.name} is there several times"
+        self._texts[damage.sentence(f"{problem}: it is taken as not measured")] = None
+        return pa.nulls(table.num_rows, kind)
+
+    def damage(self) -> list[Damage]:
+        texts = [damage.sentence(self.problem)] if self.problem else []
+        if self._damaged:
+            texts.append(f"{self._damaged} of {self.batches} batches of rows are damaged: they are left out")
+        texts += self._texts
+        if self._bad:
+            texts.append(f"{self._bad} of {self._rows} rows are nonsense: they are left out")
+        return [Damage(self.name, text) for text in texts]
+
+
+def _is_whole(batch: pa.RecordBatch) -> bool:
+    try:
+        batch.validate(full=True)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def complete(table: pa.Table, keys: Iterable[str]) -> Any:
@@ -83,14 +185,5 @@ def complete(table: pa.Table, keys: Iterable[str]) -> Any:
     return good
 
 
-def only(good: Any, table: pa.Table, name: str, found: list[Damage]) -> pa.Table:
-    """The good rows of the table of that file."""
-    bad = table.num_rows - (pc.sum(good).as_py() or 0)
-    if not bad:
-        return table
-    found.append(Damage(name, f"{bad} of {table.num_rows} rows are nonsense: they are left out"))
-    return table.filter(good)
-
-
-def _arrow(kind: str) -> Any:
+def arrow_type(kind: str) -> Any:
     return arrow_schema([(kind, kind)], {}).types[0]

@@ -27,8 +27,6 @@ from loadgen.errors import RunDirError
 
 # 1  first version
 SCHEMA = 1
-# R by Little's law and the mean latency of a steady step differ by no more than this.
-LITTLE = 0.1
 # Caveats of a step that make its part of the curve doubtful; of the client's own there is one warning for all steps.
 _DOUBTS = frozenset(
     {
@@ -119,12 +117,6 @@ def _doubts(summary: Summary, at: Working, left_out: list[dict[str, Any]]) -> li
     for step in at.steps:
         for caveat in step.figures["caveats"]:
             doubts.setdefault(caveat["code"], []).append((f"{step.level:g}", caveat["text"]))
-        mean_ms = tables.as_number((step.figures["e2e_ms_ok"] or {}).get("mean"))
-        if mean_ms > 0 and abs(1000 * step.seconds / mean_ms - 1) > LITTLE:
-            warnings.append(
-                f"at {step.level:g} {at.unit} Little's law gives {1000 * step.seconds:.0f} ms, and the mean latency is "
-                f"{mean_ms:.0f} ms: the step was not steady; make it longer"
-            )
     for code, found in doubts.items():
         levels = ", ".join(dict.fromkeys(level for level, _ in found))
         if code == "client_late":

@@ -248,6 +248,13 @@ def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
             f"{counted} requests are too few to bound every percentile: {', '.join(short)}",
             "make the step longer, or raise --step-requests",
         )
+    if (every := step["kept_every"]) > 1:
+        yield caveat(
+            "every_kth",
+            f"the run is so long that percentiles and intervals are those of every {every}th request; counts and rates "
+            "are of all",
+            "nothing: so many requests bound every percentile",
+        )
     alike = [
         f"{metric.upper()} {stat} ({step[f'{metric}_ms_effective'][stat]})"
         for metric in ("ttft", "e2e")

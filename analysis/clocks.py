@@ -7,17 +7,17 @@ what is known of each clock. Not here: the frames of samples (join.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from analysis import damage
 from analysis.damage import Damage
-from analysis.load import Host, Run, Shard, check_count, with_shards
+from analysis.load import Host, Run
+from analysis.shards import Shard, first_stamps
 from analysis.stats import Floats
 from remote_agents.clock import ClockFit, Instants, TimeOfDay, bound_at, clock_check, fit_clocks, to_controller
 
@@ -54,16 +54,10 @@ class Placed(NamedTuple):
         """Instants of the host, since the run's start."""
         return np.asarray((to_controller(self.fit, t_ns) if self.fit else t_ns) - self.zero_ns, dtype=np.float64) / 1e9
 
-    def bound_ns(self, table: str) -> Instants:
-        """Of each row: the fit's bound, and half the time that a read took."""
-        t0, t1 = stamps_of(self.host.tables[table])
+    def bound_ns(self, table: str, t0: Instants, t1: Instants) -> Instants:
+        """Of each row of a table: the fit's bound, and half the time that a read took."""
         bound: Instants = (t1 - t0) // 2 * (table not in _NO_READ) + (bound_at(self.fit, t0) if self.fit else 0)
         return bound
-
-
-def stamps_of(frame: pd.DataFrame) -> tuple[Instants, Instants]:
-    """t0 and t1 of a table's rows."""
-    return frame["t0_mono_ns"].to_numpy(dtype=np.int64), frame["t1_mono_ns"].to_numpy(dtype=np.int64)
 
 
 def start_ns(run: Run) -> int:
@@ -72,43 +66,36 @@ def start_ns(run: Run) -> int:
     return int(first["t_ns"] if first else run.manifest["clock"]["monotonic_ns"])
 
 
-def seconds(times_ns: Any, zero_ns: int) -> Floats:
-    """Seconds since `zero_ns` of a series of ns; NaN for null. Subtracts as integers, so nothing is rounded away."""
-    shifted = pd.array(times_ns, dtype="Int64") - zero_ns
-    return np.asarray(shifted.to_numpy(dtype=np.float64, na_value=np.nan)) / 1e9
+def seconds(times_ns: Instants, zero_ns: int) -> Floats:
+    """Seconds since `zero_ns`. Subtracts as integers, so nothing is rounded away."""
+    return np.asarray(times_ns - zero_ns, dtype=np.float64) / 1e9
 
 
 def align(run: Run) -> tuple[Run, list[HostClock]]:
-    """The run with what workers on other hosts wrote, on the controller's clock; and how well that is known of each.
+    """The run with the shards of other hosts tied to the controller's clock, and how well that is known of each.
 
-    A row is moved as a whole, by the offset at its first stamp: its durations stay as they were measured.
+    Without those that are not.
     """
-    if not run.foreign:
+    if all(shard.clock is None for shard in run.shards):
         return run, []
     fits = fit_clocks(run.probes)
     found = list(run.damage)
-    moved: list[Shard] = []
+    kept: list[Shard] = []
     first_ns: dict[str, list[Instants]] = {}
-    for shard in run.foreign:
+    for shard in run.shards:
         fit = fits.get(shard.clock or "")
-        if fit is None:
+        if shard.clock is not None and fit is None:
             text = (
                 f"it was written on the clock of {shard.clock}, which no probes tie to the controller's: it is left out"
             )
             found.append(Damage(shard.file, damage.sentence(text)))
             continue
-        table = shard.table.filter(pc.is_valid(shard.table[shard.kind.keys[0]]))
-        at = table[shard.kind.keys[0]].to_numpy()
-        shift = pa.array(to_controller(fit, at) - at)
-        for number, name in enumerate(table.column_names):
-            if name.endswith("_ns"):
-                table = table.set_column(number, name, pc.add(table[name], shift))
-        moved.append(shard._replace(clock=None, table=table))
-        first_ns.setdefault(fit.host, []).append(at)
-    aligned = with_shards(replace(run, foreign=[], damage=found), moved)
-    check_count(aligned)
+        kept.append(shard._replace(fit=fit))
+        if fit is not None:
+            first_ns.setdefault(fit.host, []).append(first_stamps(shard))
     zero = start_ns(run)
-    return aligned, [_worker_clock(fits[name], np.concatenate(parts), zero) for name, parts in first_ns.items()]
+    of_hosts = [_worker_clock(fits[name], np.concatenate(parts), zero) for name, parts in first_ns.items()]
+    return replace(run, shards=kept, damage=found), of_hosts
 
 
 def _worker_clock(fit: ClockFit, first_ns: Instants, zero_ns: int) -> HostClock:
@@ -116,11 +103,10 @@ def _worker_clock(fit: ClockFit, first_ns: Instants, zero_ns: int) -> HostClock:
     return HostClock(fit.host, False, fit, int(bounds.max()), int(np.median(bounds)), _steps(fit, zero_ns))
 
 
-def place(run: Run) -> tuple[list[Placed], list[HostClock], list[str]]:
-    """The hosts whose samples can be placed, what is known of their clocks, and what is wrong with the others."""
+def place(run: Run) -> tuple[list[Placed], list[str]]:
+    """The hosts whose samples can be placed, and what is wrong with the others."""
     zero = start_ns(run)
     fits = fit_clocks(run.probes)
-    ours = _controller_time(run)
     placed: list[Placed] = []
     problems: list[str] = []
     for host in run.hosts:
@@ -129,7 +115,7 @@ def place(run: Run) -> tuple[list[Placed], list[HostClock], list[str]]:
             problems.append(f"telemetry of {host.name}: left out, no clock probes tie its clock to the controller's")
         else:
             placed.append(Placed(host, fit, zero))
-    return placed, [_host_clock(one, ours) for one in placed], problems
+    return placed, problems
 
 
 def events(run: Run) -> list[tuple[float, dict[str, Any]]]:
@@ -151,10 +137,19 @@ def _is_ours(run: Run, host: Host) -> bool:
     return host.boot_id == (run.manifest["clock"].get("boot_id") or "")
 
 
-def _host_clock(placed: Placed, ours: TimeOfDay | None) -> HostClock:
+def host_clocks(
+    run: Run, placed: Sequence[Placed], bounds: Mapping[str, Instants], agents: pd.DataFrame
+) -> list[HostClock]:
+    """What is known of the clock of each host: by the bounds of all its samples, and by what its agent says."""
+    told = {one.host.name: _kernel_sync(agents[agents["host"] == one.host.name]) for one in placed}
+    ours = _controller_time(run, [told[one.host.name] for one in placed if _is_ours(run, one.host)])
+    return [_host_clock(one, bounds[one.host.name], *told[one.host.name], ours) for one in placed]
+
+
+def _host_clock(
+    placed: Placed, bounds: Instants, synchronised: bool | None, maxerror_ns: int | None, ours: TimeOfDay | None
+) -> HostClock:
     host, fit = placed.host, placed.fit
-    bounds = np.concatenate([placed.bound_ns(table) for table in host.tables])
-    synchronised, maxerror_ns = _kernel_sync(host)
     checked = None
     if fit is not None and ours is not None and host.realtime_ns is not None and host.monotonic_ns is not None:
         checked = clock_check(fit, ours, TimeOfDay(host.realtime_ns, host.monotonic_ns, maxerror_ns))
@@ -177,10 +172,9 @@ def _steps(fit: ClockFit | None, zero_ns: int) -> tuple[tuple[float, int], ...]:
     return tuple((float(t_ns) / 1e9, step.size_ns) for t_ns, step in zip(at, fit.steps, strict=True))
 
 
-def _kernel_sync(host: Host) -> tuple[bool | None, int | None]:
+def _kernel_sync(agent: pd.DataFrame) -> tuple[bool | None, int | None]:
     """Whether the host's time of day was synchronised all the time, and then how far it may have been off."""
-    rows = host.tables.get("agent")
-    told = rows[["clock_unsync", "clock_maxerror_us"]].dropna() if rows is not None else pd.DataFrame()
+    told = agent[["clock_unsync", "clock_maxerror_us"]].dropna()
     if told.empty:
         return None, None
     if (told["clock_unsync"] != 0).any():
@@ -188,13 +182,12 @@ def _kernel_sync(host: Host) -> tuple[bool | None, int | None]:
     return True, 1000 * int(told["clock_maxerror_us"].max())
 
 
-def _controller_time(run: Run) -> TimeOfDay | None:
-    """As the manifest has it; whether it is synchronised an agent on the controller may tell, too."""
+def _controller_time(run: Run, told: Sequence[tuple[bool | None, int | None]]) -> TimeOfDay | None:
+    """As the manifest has it; whether it is synchronised an agent on the controller may have `told`, too."""
     clock = run.manifest["clock"]
     if not damage.whole(clock.get("realtime_ns")):
         return None
     maxerror_ns = 1000 * clock["maxerror_us"] if damage.whole(clock.get("maxerror_us")) else None
     if maxerror_ns is None:
-        told = [_kernel_sync(host)[1] for host in run.hosts if _is_ours(run, host)]
-        maxerror_ns = next((error_ns for error_ns in told if error_ns is not None), None)
+        maxerror_ns = next((error_ns for _, error_ns in told if error_ns is not None), None)
     return TimeOfDay(clock["realtime_ns"], clock["monotonic_ns"], maxerror_ns)

@@ -23,6 +23,7 @@ _REQUIRED = {"run_id": str, "status": str, "target": dict, "plan": dict, "clock"
 _OPTIONAL = {
     **dict.fromkeys(("reason", "created", "label", "source_revision"), str),
     **dict.fromkeys(("scenario", "options", "versions", "host", "locust", "recorded", "comparable"), dict),
+    "model_config": dict,
     **dict.fromkeys(("workers", "ended_ns"), int),
 }
 _WORD = 2**63  # columns are 64 bits wide

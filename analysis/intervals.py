@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.stats import PERCENTILES, Floats, inverted_cdf, sort
+from analysis.stats import PERCENTILES, Floats, Sorted, inverted_cdf, sort
 
 Interval = tuple[float, float]
 
@@ -74,14 +74,17 @@ def share_interval(indicator: Floats) -> Interval | None:
     return min((middle - reach) / whole, share), max((middle + reach) / whole, share)
 
 
-def percentile_bounds(sample: Floats, weights: Floats | None = None) -> dict[str, Bounds]:
+def percentile_bounds(
+    sample: Floats, weights: Floats | None = None, ordered: Sorted | None = None
+) -> dict[str, Bounds]:
     """Of p50, p90, p95 and p99 of values in their order, +infinity among them; empty for an empty sample.
 
     A bound that would lie beyond the sample is None, and both are where too few of the values are independent.
+    `ordered` is the sorted sample, where there is one.
     """
     if not sample.size:
         return {}
-    values, cumulated = sort(sample, weights)
+    values, cumulated = ordered or sort(sample, weights)
     return {f"p{p}": _percentile(sample, weights, values, cumulated, p) for p in PERCENTILES}
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from analysis.gpus import Card
-from analysis.metrics import Requests, in_flight
 from analysis.overlap import mean
 from analysis.stats import Floats
 from analysis.windows import Window
@@ -28,8 +27,10 @@ _BEFORE_S = 2.0
 _AFTER_S = 4.0
 
 
-def sensor_lags(requests: Requests, cards: Sequence[Card], windows: Sequence[Window]) -> list[dict[str, Any]]:
-    """host, signal, lag_ms and peak (the correlation) of each host and signal that there is; means of a host's GPUs.
+def sensor_lags(loads: Sequence[Floats], cards: Sequence[Card], windows: Sequence[Window]) -> list[dict[str, Any]]:
+    """`loads` are the requests in flight in the `ramp_bins` of each window.
+
+    host, signal, lag_ms and peak (the correlation) of each host and signal that there is; means of a host's GPUs.
 
     `lag_ms` is null where the peak is weak or the lag is none of those tried, both are null where the load has no ramp.
     """
@@ -37,8 +38,7 @@ def sensor_lags(requests: Requests, cards: Sequence[Card], windows: Sequence[Win
     for card in cards:
         if card.counted:
             hosts.setdefault(card.host, []).append(card)
-    ramps = [_bins(window) for window in windows]
-    loads = [in_flight(requests.frame, edges) for edges in ramps]
+    ramps = [ramp_bins(window) for window in windows]
     found = []
     for host, mine in hosts.items():
         for signal in SIGNALS:
@@ -49,7 +49,7 @@ def sensor_lags(requests: Requests, cards: Sequence[Card], windows: Sequence[Win
     return found
 
 
-def _bins(window: Window) -> Floats:
+def ramp_bins(window: Window) -> Floats:
     """From before the ramp until the level has been there for a while, and as long again as the longest lag."""
     begin_s, end_s = window.ramp_s - _BEFORE_S, min(window.hold_s + _AFTER_S, window.end_s)
     bins = round((end_s - begin_s + LONGEST_S) / BIN_S)

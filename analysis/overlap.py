@@ -146,11 +146,31 @@ def occupied(begin_s: Floats, end_s: Floats, edges: Floats, weights: Floats | No
 
 def _ramps(starts: Floats, weights: Floats, at: Floats) -> Floats:
     """Sum over the starts of weight * max(0, at - start)."""
-    order = np.argsort(starts)
-    starts, weights = starts[order], weights[order]
-    index = np.searchsorted(starts, at)
-    slopes, heights = (np.concatenate(([0.0], np.cumsum(values)))[index] for values in (weights, weights * starts))
+    slopes, heights = _powers(starts, weights, at, 1)
     return np.asarray(slopes * at - heights)
+
+
+def _powers(starts: Floats, weights: Floats, at: Floats, most: int) -> list[Floats]:
+    """Sums of weight * start^n over the starts that lie before each instant, for n from 0 to `most`."""
+    before = np.searchsorted(at, starts, side="right")
+    sums = [np.bincount(before, weights * starts**power, at.size + 1) for power in range(most + 1)]
+    return [np.cumsum(each, dtype=np.float64)[: at.size] for each in sums]
+
+
+def grown(begin_s: Floats, end_s: Floats, heights: Floats, edges: Floats) -> Floats:
+    """Mean in each bin between `edges` of what grows evenly from 0 at begin to its height at end, and is gone then."""
+    long = end_s > begin_s
+    begin, end, height = begin_s[long] - edges[0], end_s[long] - edges[0], heights[long]
+    at, slope = edges - edges[0], height / (end - begin)
+    area = _parabolas(begin, slope, at) - _parabolas(end, slope, at) - _ramps(end, height, at)
+    width = np.diff(edges)
+    return np.asarray(np.divide(np.diff(area), width, out=np.full(width.size, np.nan), where=width > 0))
+
+
+def _parabolas(starts: Floats, weights: Floats, at: Floats) -> Floats:
+    """Sum over the starts of weight * max(0, at - start)^2 / 2."""
+    none, once, twice = _powers(starts, weights, at, 2)
+    return np.asarray((at * at * none - 2 * at * once + twice) / 2)
 
 
 def between(t_s: Floats, begin_s: float, end_s: float) -> NDArray[np.bool_]:

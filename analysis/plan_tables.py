@@ -177,10 +177,10 @@ def as_text(plan: Plan) -> str:
     lines = [verdict(plan)]
     if losing := losing_text(plan):
         lines.append(losing)
-    lines += ["", *_aligned(["", "", "95 %"], sizing_rows(plan), words=1)]
+    lines += ["", *aligned(["", "", "95 %"], sizing_rows(plan), words=1)]
     objectives = [(name, value, within) for name, value, within in objective_rows(plan)]
-    lines += ["", *_aligned(["objective", plan["unit"], "between"], objectives, words=1)]
-    lines += ["", *_aligned(*step_table(plan), words=0), "", fit_text(plan)]
+    lines += ["", *aligned(["objective", plan["unit"], "between"], objectives, words=1)]
+    lines += ["", *aligned(*step_table(plan), words=0), "", fit_text(plan)]
     lines += [
         f"  {name} = {value} {unit} ({within}): {meaning}"
         for name, value, within, unit, meaning in parameter_rows(plan)
@@ -192,7 +192,7 @@ def as_text(plan: Plan) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:
+def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:
     """Lines of a table: the first `words` columns to the left, numbers to the right."""
     table = [headers, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(headers))]

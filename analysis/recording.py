@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from analysis import clocks, join, metrics
+from analysis import clocks, join
 from analysis.load import Run
-from analysis.overlap import overlap_mean
-
-
-def timeline(run: Run, requests: metrics.Requests, telemetry: join.Telemetry, width_s: float = 1.0) -> pd.DataFrame:
-    """That of the metrics; of a recording with the busiest core of any host in each bin."""
-    frame = metrics.timeline(run, requests, telemetry, width_s)
-    if not is_one(run):
-        return frame
-    edges = np.append(frame["t_s"], frame["t_s"].size * width_s)
-    busiest = [
-        overlap_mean(rows["t_s"].to_numpy(), rows["cpu_max_busy_pct"].to_numpy(), edges)[0]
-        for _, rows in telemetry.hosts.groupby("host")
-    ]
-    return frame.assign(busiest_cpu_pct=np.fmax.reduce(busiest) if busiest else np.nan)
 
 
 def is_one(run: Run) -> bool:

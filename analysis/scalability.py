@@ -164,7 +164,7 @@ def _usl_knee(parameters: Floats) -> Floats:
 def _usl_limit(parameters: Floats) -> Floats:
     """X at n = sqrt((1 - sigma) / kappa), where it turns back; without kappa lambda / sigma."""
     rate, sigma, kappa = parameters.T
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         peak = np.maximum(np.sqrt(np.maximum(1 - sigma, 0) / kappa), 1.0)
         finite = np.where(np.isfinite(peak), peak, 1.0)
         turned = finite / (1 + sigma * (finite - 1) + kappa * finite * (finite - 1))

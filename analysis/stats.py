@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,31 +25,45 @@ def percentile(sample: Floats, p: float, weights: Floats | None = None) -> float
     return inverted_cdf(*sort(sample, weights), p) if sample.size else None
 
 
-def describe(sample: Floats, weights: Floats | None = None) -> dict[str, float | None]:
-    """p50, p90, p95, p99 and mean; all None for an empty sample, infinite where failures reach that far."""
+class Sorted(NamedTuple):
+    """Ascending values and, with weights, how much is up to each."""
+
+    values: Floats
+    cumulated: Floats | None
+
+
+def describe(sample: Floats, weights: Floats | None = None, ordered: Sorted | None = None) -> dict[str, float | None]:
+    """p50, p90, p95, p99 and mean; all None for an empty sample, infinite where failures reach that far.
+
+    `ordered` is the sorted sample, where there is one.
+    """
     if not sample.size:
         return dict.fromkeys([*(f"p{p}" for p in PERCENTILES), "mean"])
-    values, cumulated = sort(sample, weights)
+    values, cumulated = ordered or sort(sample, weights)
     figures: dict[str, float | None] = {f"p{p}": inverted_cdf(values, cumulated, p) for p in PERCENTILES}
     figures["mean"] = float(np.average(sample, weights=weights))
     return figures
 
 
-def sort(sample: Floats, weights: Floats | None) -> tuple[Floats, Floats | None]:
-    """Ascending values and, with weights, how much is up to each: what `inverted_cdf` takes."""
+def sort(sample: Floats, weights: Floats | None) -> Sorted:
+    """What `inverted_cdf` takes."""
     if weights is None:
-        return np.sort(sample), None
+        return Sorted(np.sort(sample), None)
     order = np.argsort(sample)
-    return sample[order], np.cumsum(weights[order])
+    return Sorted(sample[order], np.cumsum(weights[order]))
 
 
 def inverted_cdf(values: Floats, cumulated: Floats | None, p: float) -> float:
     """`percentile` of what `sort` gave."""
     if cumulated is None:
-        rank = math.ceil(round(p * values.size / 100, 9)) - 1
-    else:
-        rank = int(np.searchsorted(cumulated, cumulated[-1] * (p / 100 - 1e-12)))
+        return float(values[rank_of(values.size, p)])
+    rank = int(np.searchsorted(cumulated, cumulated[-1] * (p / 100 - 1e-12)))
     return float(values[min(max(rank, 0), values.size - 1)])
+
+
+def rank_of(size: int, p: float) -> int:
+    """Where the percentile is in a sorted sample of that size."""
+    return min(max(math.ceil(round(p * size / 100, 9)) - 1, 0), size - 1)
 
 
 @cache

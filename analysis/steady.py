@@ -72,7 +72,7 @@ class Steadiness:
 
 
 def settle(window: Window, frame: pd.DataFrame) -> tuple[Window, Steadiness]:
-    """The window without the warm-up that its requests show; `frame` is that of metrics.Requests."""
+    """The window without the warm-up that its requests show; `frame` is that of overview.look."""
     requests = _Requests.of(window, frame)
     planned = window.begin_s - window.hold_s
     if requests.end_s.size < LEAST_REQUESTS:

@@ -22,15 +22,18 @@ Summary = dict[str, Any]
 class StepColumn(NamedTuple):
     """`path` leads into a step of the summary, by keys and by places in lists.
 
-    `header` and `show` are for the text table, which has some columns: those of the open model when the plan is open.
+    `header` and `show` are for the text table, which has some columns: those of the open model when the plan is open,
+    `known` ones where some step has the figure, and `wide` ones where there is room.
     """
 
     name: str
     path: tuple[str | int, ...]
     header: str | None = None
-    show: Callable[[float], str] = str
+    show: Callable[[Any], str] = str
     gpu: bool = False
     open: bool = False
+    known: bool = False
+    wide: bool = False
 
 
 def count(value: float) -> str:
@@ -56,6 +59,29 @@ def gib(value: float) -> str:
     return f"{value / GIB:.1f}"
 
 
+_BINDS = {
+    "client": "the client",
+    "network": "the network",
+    "host_cpu": "host CPU",
+    "io_wait": "I/O wait",
+    "server_queue": "server queue or batch limit",
+    "kv_capacity": "KV cache",
+    "memory_bandwidth": "memory bandwidth",
+    "compute": "compute",
+    "power_thermal": "power or heat",
+    "none": "none yet",
+}
+
+
+def bottleneck_name(verdict: str) -> str:
+    """A class of bottleneck in words."""
+    return _BINDS.get(verdict, verdict)
+
+
+def _short(verdict: str) -> str:
+    return bottleneck_name(verdict).partition(" or ")[0]
+
+
 STEP_COLUMNS = (
     StepColumn("level", ("level",), "", str),
     StepColumn("unit", ("unit",)),
@@ -70,6 +96,8 @@ STEP_COLUMNS = (
     StepColumn("delivered_rate", ("rate", "delivered"), "sent /s", fine, open=True),
     StepColumn("dropped", ("dropped",), "dropped", count, open=True),
     StepColumn("qps", ("qps",), "QPS", fine),
+    StepColumn("goodput_qps", ("goodput_qps",), "goodput /s", fine, known=True),
+    StepColumn("good_pct", ("good_pct",)),
     StepColumn("attempted_qps", ("attempted_qps",)),
     StepColumn("failed_qps", ("failed_qps",)),
     StepColumn("success_pct", ("success_pct",), "success %", per_cent),
@@ -101,7 +129,7 @@ STEP_COLUMNS = (
     ),
     *(
         StepColumn(f"{name}_ci95_{end}", (f"{name}_ci95", place))
-        for name in ("qps", "attempted_qps", "failed_qps", "output_tokens_per_s", "success_pct")
+        for name in ("qps", "goodput_qps", "attempted_qps", "failed_qps", "output_tokens_per_s", "success_pct")
         for place, end in enumerate(("low", "high"))
     ),
     *(
@@ -118,10 +146,18 @@ STEP_COLUMNS = (
     *(StepColumn(f"ttft_protocol_{stat}_ms", ("ttft_protocol", f"{stat}_ms")) for stat in ("p50", "p90")),
     StepColumn("itl_share", ("itl_share",)),
     StepColumn("output_tokens_per_s", ("output_tokens_per_s",), "output tok/s", fine),
+    *(
+        StepColumn(f"{what}_tokens_mean", ("tokens", f"{what}_mean"), f"{what} tokens", fine, known=True, wide=True)
+        for what in ("prompt", "output")
+    ),
+    StepColumn("prompt_tokens_per_s", ("tokens", "prompt_per_s")),
+    StepColumn("resident_tokens_mean", ("resident_tokens_mean",)),
     StepColumn("gpu_util_pct", ("gpu_total", "util_pct"), "GPU util %", count, gpu=True),
     StepColumn("vram_used_b", ("gpu_total", "vram_used_bytes"), "VRAM used GiB", gib, gpu=True),
     StepColumn("vram_effective_b", ("gpu_total", "vram_effective_bytes"), "VRAM effective GiB", gib, gpu=True),
     StepColumn("power_w", ("gpu_total", "power_w"), "power W", count, gpu=True),
+    StepColumn("vram_predicted_b", ("vram_predicted_bytes",)),
+    *(StepColumn(name, ("energy", name)) for name in ("j_per_output_token", "j_per_request", "output_tokens_per_j")),
     StepColumn("running", ("server", "running")),
     StepColumn("waiting", ("server", "waiting")),
     StepColumn("kv_usage_ratio", ("server", "kv_usage_ratio")),
@@ -143,6 +179,8 @@ STEP_COLUMNS = (
     StepColumn("worker_cpu_pct", ("worker_cpu_pct",)),
     StepColumn("client_lag_p50_ms", ("client_lag_ms", "p50")),
     StepColumn("client_lag_p99_ms", ("client_lag_ms", "p99"), "client lag p99 ms", fine),
+    StepColumn("bottleneck", ("bottleneck", "verdict"), "bottleneck", _short, known=True),
+    StepColumn("bottleneck_confidence", ("bottleneck", "confidence")),
 )
 
 
@@ -152,10 +190,17 @@ def at(step: Any, path: tuple[str | int, ...]) -> Any:
     return step
 
 
-def step_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+def step_table(summary: Summary, wide: bool = False) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the step table as text; headers of GPU figures say so when they are simulated."""
     unit = unit_of(summary)
-    shown = [column for column in STEP_COLUMNS if column.header is not None and (not column.open or unit == RATE)]
+    shown = [
+        column
+        for column in STEP_COLUMNS
+        if column.header is not None
+        and (not column.open or unit == RATE)
+        and (not column.wide or wide)
+        and (not column.known or any(at(step, column.path) is not None for step in summary["steps"]))
+    ]
     prefix = f"{SIMULATED_GPU} " if summary["simulated_gpu"] else ""
     headers = [prefix + (c.header or "").removeprefix("GPU ") if c.gpu and prefix else c.header or unit for c in shown]
     return headers, [[text(at(step, column.path), column.show) for column in shown] for step in summary["steps"]]
@@ -166,7 +211,7 @@ def unit_of(summary: Summary) -> str:
     return summary["steps"][0]["unit"] if summary["steps"] else "users"
 
 
-def text(value: Any, show: Callable[[float], str] = fine) -> str:
+def text(value: Any, show: Callable[[Any], str] = fine) -> str:
     """A figure of a summary as a reader sees it."""
     return DASH if value is None else "inf" if value == float("inf") or value == "inf" else show(value)
 
@@ -218,20 +263,19 @@ def outcomes_frame(summary: Summary) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "level", "outcome", "requests"])
 
 
+def outcomes_table(summary: Summary) -> list[list[str]]:
+    """Rows of the same as text, without what did not happen."""
+    return [
+        [str(row.level), str(row.outcome), str(row.requests)]
+        for row in outcomes_frame(summary).itertuples()
+        if row.requests
+    ]
+
+
 def peak(summary: Summary) -> dict[str, Any] | None:
     """The step with the highest QPS; None when no request succeeded."""
     measured = [step for step in summary["steps"] if step["qps"]]
     return max(measured, key=lambda step: float(step["qps"])) if measured else None
-
-
-def server_times_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows, as text, of the times that the server reported; no rows when none were asked for."""
-    rows = [
-        [str(step["level"]), name, *(text(figures[stat]) for stat in ("p50", "p90", "p99", "mean"))]
-        for step in summary["steps"]
-        for name, figures in step["server_times_ms"].items()
-    ]
-    return [unit_of(summary), "time", "p50 ms", "p90 ms", "p99 ms", "mean ms"], rows
 
 
 # Kinds of failure that the report's table shows; summary.json has them all.

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from analysis.clocks import seconds, start_ns
+from analysis.clocks import start_ns
 from analysis.load import Run
 from loadgen.plan import WARMUP_SHARE
 
@@ -46,14 +44,16 @@ class Window:
         return self.unit == RATE
 
 
-def step_windows(run: Run) -> tuple[list[Window], list[str]]:
-    """The windows in the order of the steps, and those that were never reached, as "100 users"."""
+def step_windows(run: Run, last_s: float) -> tuple[list[Window], list[str]]:
+    """The windows in the order of the steps, and those that were never reached, as "100 users".
+
+    `last_s` is when the last request ended: the end of a step that was killed.
+    """
     zero = start_ns(run)
     share = float(run.manifest["plan"].get("warmup_share", WARMUP_SHARE))
     steps: dict[int, dict[str, dict[str, Any]]] = {}
     for line in run.steps:
         steps.setdefault(int(line["step"]), {}).setdefault(line["what"], line)
-    last = _last_s(run, zero)
     windows: list[Window] = []
     unreached: list[str] = []
     for step, lines in sorted(steps.items()):
@@ -67,7 +67,7 @@ def step_windows(run: Run) -> tuple[list[Window], list[str]]:
         if "end" in lines:
             end = (int(lines["end"]["t_ns"]) - zero) / 1e9
         else:
-            end = max(hold, (int(following["t_ns"]) - zero) / 1e9 if following else last)
+            end = max(hold, (int(following["t_ns"]) - zero) / 1e9 if following else last_s)
         windows.append(
             Window(
                 step=step,
@@ -90,9 +90,3 @@ def readable(level: float) -> int | float:
 
 def _level(line: dict[str, Any]) -> tuple[int | float, str]:
     return readable(line["level"]), str(line.get("unit", "users"))
-
-
-def _last_s(run: Run, zero_ns: int) -> float:
-    """When the last record ended: the end of a step that was killed."""
-    ends = seconds(run.requests["end_ns"], zero_ns)
-    return float(np.nanmax(ends)) if np.isfinite(ends).any() else 0.0

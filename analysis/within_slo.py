@@ -116,14 +116,19 @@ def _rate(at: Working, level: float, end: int) -> float:
     """The rate of successful requests that up to a level was reached, in proportion between two steps.
 
     `end` is 0 for what was measured, -1 and 1 for the ends of its interval: that of the step, or, where the summary has
-    none, what steps lie off the curve. Steps are made a rising line, so the luckiest one of a plateau does not count.
+    none, what steps lie off the curve. Steps are made a rising line, so the luckiest one of a plateau does not count;
+    one that surely brings less than one before it, and those above it, are past the top and no part of the line.
     """
     wide = 0.0 if at.curve is None else _NORMAL * at.curve.error
     merged: dict[float, list[float]] = {}
+    surely = 0.0
     for step in at.steps:
         low, high = interval(step.figures, ("qps",), step.qps)
         if low == high:
             low, high = step.qps * math.exp(-wide), step.qps * math.exp(wide)
+        if high < surely and step.level not in merged:
+            break
+        surely = max(surely, low)
         merged.setdefault(step.level, []).append((step.qps, high, low)[end])
     rates = _rising([float(np.mean(values)) for values in merged.values()])
     return float(np.interp(math.log(level), np.log(np.array(list(merged))), rates))

@@ -14,9 +14,11 @@ import click
 from loadgen import lifeline, rundir
 from loadgen.agents.passphrases import unlock
 from loadgen.cli_agents import agents
+from loadgen.cli_compare import compare, history
 from loadgen.cli_options import EPILOG, with_options
 from loadgen.cli_plan import plan
-from loadgen.cli_report import print_report, print_table
+from loadgen.cli_report import print_report, print_table, report
+from loadgen.cli_scaling import scaling
 from loadgen.errors import Interrupted, LoadgenError, RunAborted, TargetError, UsageError
 from loadgen.options import RUN_OPTIONS, Settings, parse_settings, without_replaced
 from loadgen.simulator.config import OPTIONS as SIMULATOR_OPTIONS
@@ -78,9 +80,10 @@ def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any)
     loadgen run chat --concurrency 5000
     loadgen run chat --host http://gpu1:8000 --steps 100,1000,5000 --step-time 60s --agents local
     loadgen run ./my_scenario.py --host https://api.example.com --api-key-env API_KEY --step-requests 500
+    loadgen run chat --host http://gpu1:8000 --repeat 5 --label before
     loadgen run --from runs/latest --label after-the-upgrade
     """
-    from loadgen import conductor
+    from loadgen import conductor, series
 
     texts["header"] = "\n".join(texts["header"])
     if earlier is not None:
@@ -93,13 +96,9 @@ def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any)
         _print_plan(path, settings, settings.workers or conductor.default_workers())
         return
     unlock(settings.watching)
-    directory, settings = conductor.prepare(path, settings, lambda line: click.echo(line, err=True))
-    click.echo(f"run directory: {directory}", err=True)
-    try:
-        conductor.conduct(directory, path, settings)
-    finally:
-        summary = print_report(directory)
-    _raise_for(directory, summary)
+    done = series.conduct(path, settings, lambda line: click.echo(line, err=True), print_report, _raise_for)
+    if len(done) > 1:
+        click.echo(f"{len(done)} runs; as a side of a comparison: group:{done[0]}")
 
 
 @main.command(epilog=EPILOG)
@@ -132,20 +131,6 @@ def doctor(form: str, **texts: Any) -> None:
     failures = [check for check in checks if check.verdict is Verdict.FAILED]
     if failures:
         raise failures[0].error(f"failed checks: {', '.join(check.name for check in failures)}")
-
-
-@main.command(epilog=EPILOG)
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--ttft-protocol", is_flag=True, help="TTFT too with 5 % of the requests off each end: P50 and P90")
-def report(directory: Path, ttft_protocol: bool) -> None:
-    """Build the report of RUN again, from its directory alone.
-
-    \b
-    loadgen report runs/latest
-    loadgen report runs/latest --ttft-protocol
-    """
-    rundir.read_manifest(directory)
-    print_report(directory.resolve(), ttft_protocol)
 
 
 @main.command(epilog=EPILOG)
@@ -202,7 +187,11 @@ def simulator(**options: Any) -> None:
 
 
 main.add_command(agents)
+main.add_command(compare)
+main.add_command(history)
 main.add_command(plan)
+main.add_command(report)
+main.add_command(scaling)
 
 
 def _scenario_path(scenario: str) -> Path:
@@ -224,6 +213,8 @@ def _repeated(earlier: Path, scenario: str | None, texts: dict[str, Any]) -> tup
     """Scenario and option texts of an earlier run, under what is given now. Raises RunDirError."""
     manifest = rundir.read_manifest(earlier)
     then = {key: text for key, text in manifest["options"].items() if isinstance(text, str)}
+    if (repeat := manifest.get("repeat")) and then.get("seed", "").isdecimal():
+        then["seed"] = str(int(then["seed"]) - repeat["number"] + 1)  # that of the first
     now = {key: text for key, text in texts.items() if text}
     if "host" in now:
         then.pop("model", None)
@@ -245,6 +236,8 @@ def _print_plan(scenario: Path, settings: Settings, workers: int) -> None:
         ends += [f"{step.requests} requests"] if step.requests is not None else []
         ramp = f", after a ramp of {plan.ramp_s:g} s" if plan.ramp_s else ""
         click.echo(f"step      {step.level:g} {step.unit} for {' or '.join(ends)}{ramp}")
+    if settings.repeat > 1:
+        click.echo(f"repeats   {settings.repeat} runs, one after the other, each as told here")
     load_s = sum((step.duration_s or 0.0) + plan.ramp_s for step in plan.steps)
     requests, a_request, size = estimate(replace(settings, workers=workers))
     click.echo(f"takes     {load_s:.0f} s of load, and up to {plan.drain_s:.0f} s for the last answers")

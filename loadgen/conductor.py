@@ -24,11 +24,11 @@ from loadgen import lifeline, rundir
 from loadgen.agents.passphrases import PASSPHRASES
 from loadgen.doctor import Verdict, quick_checks, raise_for
 from loadgen.errors import LoadgenError, RunAborted, UsageError
-from loadgen.manifest import new_manifest
+from loadgen.manifest import Repeat, new_manifest
 from loadgen.option import ENV_PREFIX
 from loadgen.options import SCENARIO_OPTIONS, Settings
 from loadgen.progress import Progress
-from loadgen.simulator.config import SimulatorConfig
+from loadgen.simulator.config import SimulatorConfig, to_options
 from loadgen.simulator.profiles import MODELS
 
 _SIMULATOR = SimulatorConfig()
@@ -83,7 +83,13 @@ def default_workers() -> int:
     return max(len(os.sched_getaffinity(0)) - 1, 1)
 
 
-def prepare(scenario: Path, settings: Settings, say: Callable[[str], None]) -> tuple[Path, Settings]:
+def prepare(
+    scenario: Path,
+    settings: Settings,
+    say: Callable[[str], None],
+    repeat: Repeat | None = None,
+    simulator: SimulatorConfig = _SIMULATOR,
+) -> tuple[Path, Settings]:
     """Make the quick checks and the run directory with its manifest. Without a host the target is the simulator.
 
     `say` gets a line for each check that warns. Raises UsageError, TargetError, RunDirError, LoadgenError.
@@ -97,16 +103,16 @@ def prepare(scenario: Path, settings: Settings, say: Callable[[str], None]) -> t
         if check.verdict is Verdict.WARNING:
             say(f"warning: {check.name}: {check.found}: {check.remedy}")
     if simulated:
-        model = settings.model or MODELS[_SIMULATOR.model].name
+        model = settings.model or MODELS[simulator.model].name
     settings = replace(settings, model=model)
     run = rundir.create(Path(settings.runs_dir), scenario.stem, settings.label)
     target = {
         "url": settings.host,
         "model": model,
         "simulated": simulated,
-        "simulator": _model_of(_SIMULATOR) if simulated else None,
+        "simulator": _model_of(simulator) if simulated else None,
     }
-    rundir.write_manifest(run, new_manifest(run, scenario, target, settings, settings.workers))
+    rundir.write_manifest(run, new_manifest(run, scenario, target, settings, settings.workers, repeat))
     return run, settings
 
 
@@ -125,18 +131,19 @@ def _compile(scenario: Path) -> None:
         raise UsageError(f"the scenario {scenario} cannot be loaded: {error}") from error
 
 
-def conduct(run: Path, scenario: Path, settings: Settings) -> None:
+def conduct(run: Path, scenario: Path, settings: Settings, simulator: SimulatorConfig = _SIMULATOR) -> None:
     """Run the plan. Returns when every child has ended and the manifest has its final status.
 
     Raises LoadgenError when a child cannot be started, RunAborted when the master is lost.
     """
+    cores = os.sched_getaffinity(0)
     with Progress() as progress:
         conductor = _Conductor(run, progress)
         with _interrupts(conductor):
             try:
                 simulated = settings.host is None
                 if simulated:
-                    settings = replace(settings, host=_start_simulator(conductor))
+                    settings = replace(settings, host=_start_simulator(conductor, simulator))
                 _export(conductor.env, run, settings, simulated=simulated)
                 _run_locust(conductor, scenario, settings)
             except LoadgenError as error:
@@ -144,16 +151,18 @@ def conduct(run: Path, scenario: Path, settings: Settings) -> None:
                 raise
             finally:
                 conductor.end()
+                os.sched_setaffinity(0, cores)
 
 
-def _start_simulator(conductor: _Conductor) -> str:
+def _start_simulator(conductor: _Conductor, simulator: SimulatorConfig) -> str:
     """Its URL. It gets a core of its own and the rest of the run the others, so that neither makes the other late."""
     (conductor.run / rundir.SIMULATOR).mkdir()
     truth = str(conductor.run / rundir.TRUTH)
     first, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {first})
     child = conductor.spawn(
-        "simulator", [sys.executable, "-m", "loadgen.cli", "simulator", "--port", "0", "--truth", truth]
+        "simulator",
+        [sys.executable, "-m", "loadgen.cli", "simulator", *to_options(simulator), "--port", "0", "--truth", truth],
     )
     os.sched_setaffinity(0, others or {first})
     log = conductor.run / rundir.LOGS / "simulator.log"

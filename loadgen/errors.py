@@ -6,6 +6,8 @@
     |- RunDirError           4
     |- RunAborted            5
     |- AgentError            6
+    |- GateFailed            7
+    |- Incomparable          8
     '- Interrupted         130
 
 A request's failure is data (`record.Outcome`), never one of these.
@@ -53,6 +55,18 @@ class AgentError(LoadgenError):
         self.passing = passing
 
 
+class GateFailed(LoadgenError):
+    exit_code = 7
+    meaning = "a gate of a comparison failed, or could not be judged"
+
+
+class Incomparable(LoadgenError):
+    """Its text may be several reasons, one a line."""
+
+    exit_code = 8
+    meaning = "the runs cannot be compared"
+
+
 class Interrupted(LoadgenError):
     exit_code = 130
     meaning = "interrupted; what was measured is kept"
@@ -60,5 +74,8 @@ class Interrupted(LoadgenError):
 
 EXIT_CODES: dict[int, str] = {0: "success"} | {
     error.exit_code: error.meaning
-    for error in (LoadgenError, UsageError, TargetError, RunDirError, RunAborted, AgentError, Interrupted)
+    for error in (
+        *(LoadgenError, UsageError, TargetError, RunDirError, RunAborted, AgentError),
+        *(GateFailed, Incomparable, Interrupted),
+    )
 }

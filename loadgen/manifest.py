@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loadgen import rundir, shards
 from loadgen.options import Settings
@@ -17,8 +19,21 @@ from remote_agents.agent.kernel_clock import kernel_clock
 _PACKAGES = ("gpu-loadgen", "locust", "gevent", "geventhttpclient", "pandas", "pyarrow", "nvidia-ml-py")
 
 
+class Repeat(NamedTuple):
+    """Which of several runs of one configuration a run is; `group` is the first one's name, None: it is that itself."""
+
+    number: int
+    of: int
+    group: str | None
+
+
 def new_manifest(
-    run: Path, scenario: Path, target: dict[str, Any], settings: Settings, workers: int | None
+    run: Path,
+    scenario: Path,
+    target: dict[str, Any],
+    settings: Settings,
+    workers: int | None,
+    repeat: Repeat | None = None,
 ) -> dict[str, Any]:
     """Content of run.json with the status "running". `target` has url, model, simulated and simulator."""
     plan = settings.plan.to_dict()
@@ -30,10 +45,12 @@ def new_manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": settings.label,
         "notes": settings.notes,
-        "scenario": {"name": scenario.stem, "path": str(scenario)},
+        "repeat": None if repeat is None else repeat._replace(group=repeat.group or run.name)._asdict(),
+        "scenario": {"name": scenario.stem, "path": str(scenario), "sha256": _digest(scenario)},
         "target": target,
         "plan": plan,
         "options": settings.public_texts(),
+        "model_config": None if settings.model_config is None else json.loads(Path(settings.model_config).read_text()),
         "workers": workers,
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -57,6 +74,13 @@ def new_manifest(
             "simulated": target["simulated"],
         },
     }
+
+
+def _digest(scenario: Path) -> str | None:
+    try:
+        return hashlib.sha256(scenario.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _clock() -> dict[str, Any]:

@@ -89,6 +89,18 @@ def certificates(text: str) -> str:
     return str(Path(text).resolve())
 
 
+def json_file(text: str) -> str:
+    try:
+        is_object = isinstance(json.loads(Path(text).read_text()), dict)
+    except OSError as error:
+        raise UsageError(f"{text!r} cannot be read ({(error.strerror or '').lower()})") from None
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise UsageError(f"{text!r} holds no JSON object")
+    return str(Path(text).resolve())
+
+
 def count(text: str) -> int:
     number = natural(text)
     if number < 1:

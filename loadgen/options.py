@@ -23,6 +23,7 @@ from loadgen.option_values import (
     count,
     headers,
     is_secret,
+    json_file,
     json_object,
     natural,
     number_text,
@@ -52,6 +53,7 @@ from loadgen.plan import (
     parse_levels,
     parse_rates,
 )
+from loadgen.slo import Objective, parse_slo
 from loadgen.watching import HOST_OPTIONS, WATCH_OPTIONS, Watching, read_watching
 
 # Known to Locust's parser too, so that a scenario run by hand takes the same options.
@@ -82,6 +84,8 @@ SCENARIO_OPTIONS = (
     Option("url-path", "PATH", "/predict", "of scenario predict: path below the endpoint, with its query"),
     Option("body-template", "JSON", None, f"of scenario predict: the body; default: {plain.DEFAULT_TEMPLATE}"),
     Option("server-time", "LIST", None, "the server's own times: header:x-queue-ms,field:timings.prompt_ms,…"),
+    Option("slo", "LIST", None, "objectives of the report and its goodput, such as ttft_p99<1s,error_rate<2%"),
+    Option("model-config", "FILE", None, "config.json of the model, for what the report says of VRAM and roofline"),
     *HOST_OPTIONS,
     *WATCH_OPTIONS,
     Option("require-agents", None, None, "do not begin unless every host can be watched"),
@@ -95,6 +99,7 @@ RUN_OPTIONS = (
     Option("host", "URL", None, "the endpoint; default: the embedded simulator"),
     *SCENARIO_OPTIONS,
     Option("workers", "auto|N", "auto", "load-generating processes; auto: one a core but one, at least one"),
+    Option("repeat", "N", None, "run it N times, each with the next seed: loadgen compare takes them as one side"),
 )
 DEFAULT_CONCURRENCY = 1000
 DEFAULT_STEP_TIME_S = 20.0
@@ -133,12 +138,15 @@ class Settings:
     url_path: str
     body_template: str | None
     server_times: tuple[str, ...]
+    slo: tuple[Objective, ...]
+    model_config: str | None
     watching: Watching
     require_agents: bool
     label: str | None
     notes: str | None
     runs_dir: str
     workers: int | None
+    repeat: int
 
     def texts(self) -> dict[str, str]:
         """The option texts that `parse_settings` would make these settings of, defaults spelt out. Holds secrets."""
@@ -172,6 +180,8 @@ class Settings:
             "url_path": self.url_path,
             "body_template": self.body_template,
             "server_time": ",".join(self.server_times) or None,
+            "slo": ",".join(map(str, self.slo)) or None,
+            "model_config": self.model_config,
             **self.watching.texts(),
             "require_agents": "true" if self.require_agents else None,
             "label": self.label,
@@ -179,6 +189,7 @@ class Settings:
             "runs_dir": self.runs_dir,
             "seed": plan.seed,
             "workers": self.workers,
+            "repeat": self.repeat if self.repeat > 1 else None,
         }
         return {key: str(value) for key, value in values.items() if value is not None}
 
@@ -233,12 +244,15 @@ def parse_settings(texts: Mapping[str, Any], *, simulated: bool, steps_required:
         url_path=take("url_path", url_path, "/"),
         body_template=take("body_template", template, plain.DEFAULT_TEMPLATE if method != "GET" else None),
         server_times=take("server_time", server_time_names, ()),
+        slo=take("slo", parse_slo, ()),
+        model_config=take("model_config", json_file, None),
         watching=read_watching(reader),
         require_agents=take("require_agents", switch, False),
         label=texts.get("label") or None,
         notes=texts.get("notes") or None,
         runs_dir=texts.get("runs_dir") or "runs",
         workers=take("workers", workers, None),
+        repeat=take("repeat", count, 1),
     )
     if problems:
         raise UsageError("\n".join(problems))

@@ -33,6 +33,8 @@ SIMULATOR = "simulator"
 TRUTH = "simulator/truth.csv"
 LOGS = "logs"
 REPORT = "report"
+# What a report can be written as, and the file or folder of each in it.
+REPORT_FORMATS = {"html": "report.html", "md": "report.md", "json": "summary.json", "csv": "tables"}
 LATEST = "latest"
 # Room that is given back when the disk is full, so that a run's end and its report can still be written.
 RESERVE = ".reserve"

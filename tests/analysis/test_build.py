@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.analyse import summarise
-from analysis.join import telemetry
-from analysis.load import load
-from analysis.metrics import derive, timeline
+from analysis.analyse import analyse, summarise
 from analysis.report.build import build
 from analysis.tables import step_table
 from loadgen import rundir
@@ -126,15 +123,13 @@ def test_plain_inference_with_a_failure_has_no_ttft(tmp_path: Path) -> None:
     step = figures(run)
     assert (step["ttft_ms"]["p50"], step["ttft_ms"]["p99"], step["tpot_ms"]["mean"]) == (None, None, None)
     assert step["e2e_ms"]["p50"] == pytest.approx(100) and step["e2e_ms"]["mean"] == "inf"
-    loaded = load(run)
-    assert timeline(loaded, derive(loaded), telemetry(loaded))["ttft_p99_ms"].isna().all()
+    assert analyse(run).timeline["ttft_p99_ms"].isna().all()
 
 
 def test_a_second_of_failures_alone_is_infinite_in_the_timeline(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     syn.write_requests(run, [syn.request(5.0), syn.request(6.0, ttft_ms=None, outcome="TIMEOUT", end_s=7.0)])
-    loaded = load(run)
-    assert timeline(loaded, derive(loaded), telemetry(loaded))["ttft_p50_ms"][[5, 6]].tolist() == [100, np.inf]
+    assert analyse(run).timeline["ttft_p50_ms"][[5, 6]].tolist() == [100, np.inf]
 
 
 @pytest.mark.parametrize(("gaps_ms", "reads", "share"), [([0] * 19, 1, 1.0), ([10] + [0] * 9 + [10] * 9, 1, 0.5)])
@@ -150,7 +145,8 @@ def test_a_step_without_the_servers_figures_is_said_so(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     syn.write_table(run, "here", "server", [syn.server(t / 2) for t in range(8)])
     step = figures(run)
-    assert step["server"] == {"running": None, "waiting": None, "kv_usage_ratio": None}
+    assert {"running", "waiting", "kv_usage_ratio"} <= step["server"].keys()
+    assert set(step["server"].values()) == {None}
     assert "server_gap" in codes(step)
     nothing = dict.fromkeys(("running", "waiting", "kv_usage_ratio"))
     syn.write_table(run, "here", "server", [syn.server(float(t), **nothing) for t in range(20)])
@@ -232,7 +228,8 @@ def test_gpu_figures_and_effective_vram(thousand: Path) -> None:
     assert gpu["vram_effective_bytes"] == {"mean": 30 * GIB, "max": 30 * GIB}  # 60 - 40 + 0.25 * 40
     assert gpu["power_w"] == pytest.approx({"mean": 250, "max": 300})  # the counter; the samples' worst
     assert step["gpu_total"]["power_w"] == pytest.approx(250)
-    assert step["server"] == pytest.approx({"running": 8, "waiting": 2, "kv_usage_ratio": 0.25})
+    figures = {name: step["server"][name] for name in ("running", "waiting", "kv_usage_ratio")}
+    assert figures == pytest.approx({"running": 8, "waiting": 2, "kv_usage_ratio": 0.25})
     assert not built.summary["simulated_gpu"] and "simulated GPU" not in built.html.read_text()
 
 
@@ -367,19 +364,63 @@ def test_the_report_is_whole_self_contained_and_replaced(thousand: Path) -> None
     stale.touch()
     built = build(thousand)
     assert not stale.exists()
+    html = built.html.read_text()
     names = sorted(str(path.relative_to(thousand / "report")) for path in (thousand / "report").rglob("*.*"))
-    concurrency = [f"{what}_vs_concurrency" for what in ("client", "gpu", "host", "latency", "qps", "queue")]
-    pictures = [*concurrency, "throughput_latency", "timeline"]
+    pictures = re.findall(r'<figure id="(\w+)">', html)
+    assert {"qps_vs_concurrency", "latency_vs_concurrency", "throughput_latency", "timeline"} <= set(pictures)
+    tables = (
+        "gpus",
+        "hosts",
+        "latency_cdf",
+        "latency_heat",
+        "prompt_surface",
+        "requests_by_outcome",
+        "steps",
+        "timeline",
+    )
     assert names == [
-        *(f"figures/{name}.{kind}" for name in pictures for kind in ("png", "svg")),
+        *sorted(f"figures/{name}.{kind}" for name in pictures for kind in ("png", "svg")),
         "report.html",
         "summary.json",
-        *(f"tables/{name}.csv" for name in ("gpus", "hosts", "requests_by_outcome", "steps", "timeline")),
+        *(f"tables/{name}.csv" for name in tables),
     ]
-    html = built.html.read_text()
     assert len(html) < 5_000_000
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "@import" not in html and "<script" not in html
     assert built.summary == syn.summary_of(thousand)
+
+
+def check_page(html: str) -> list[str]:
+    """The sections in their order. The page needs nothing from elsewhere, and each of its links leads to a place."""
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert not re.search(
+        r"@import|<script|<link|url\(|https?://(?!127\.0\.0\.1)", re.sub(r'src="data:[^"]*"', "", html)
+    )
+    places = re.findall(r' id="([^"]+)"', html)
+    assert len(places) == len(set(places))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(places)
+    return re.findall(r'<section id="([^"]+)"', html)
+
+
+def test_the_page_has_its_sections_in_the_order_in_which_they_are_read(tmp_path: Path) -> None:
+    run = syn.whole(tmp_path / "run")
+    (run / rundir.WORKERS / "worker-1.arrow").unlink()
+    sections = check_page(build(run, figures=False, ttft_protocol=True).html.read_text())
+    assert [name for name in sections if name not in ("trends", "server")] == [
+        *("verdict", "caveats", "curves", "steps", "step-caveats", "intervals", "ttft-protocol", "certificate"),
+        *("failures", "gpus", "hosts", "telemetry", "bottleneck", "vram", "damage", "events", "definitions"),
+        *("reconciliation", "environment"),
+    ]
+
+
+def test_a_recordings_page_has_no_figure_of_requests(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (), plan={"arrival": "none", "steps": []}, workers=0)
+    syn.write_table(run, "here", "host", [syn.host(float(k)) for k in range(21)])
+    syn.write_table(run, "here", "gpu_fast", [syn.gpu(k / 10) for k in range(201)])
+    html = build(run).html.read_text()
+    sections = check_page(html)
+    assert {"verdict", "curves", "gpus", "hosts", "telemetry", "definitions", "environment"} <= set(sections)
+    assert not {"steps", "intervals", "certificate", "failures", "reconciliation"} & set(sections)
+    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
+    assert not re.findall(r"TTFT|ITL|QPS|TPOT|E2E", words)
 
 
 def test_text_of_the_run_is_escaped(tmp_path: Path) -> None:
@@ -415,11 +456,13 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
             "qps",
             "failed_qps",
             "output_tokens_per_s",
+            "resident_tokens",
             "ttft_p50_ms",
             "ttft_p99_ms",
         ),
         *("gpu_util_pct", "gpu_sm_pct", "gpu_tensor_pct", "gpu_dram_pct", "vram_used_b", "vram_effective_b", "power_w"),
         *("gpu_coverage", "gpu_bound_ms", "running", "waiting", "kv_usage_ratio", "server_coverage", "server_bound_ms"),
+        "busiest_cpu_pct",
         "gpu_source",
     ]
     seconds = [float(line.split(",")[0]) for line in lines[1:]]
@@ -429,6 +472,8 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
 SUMMARY = {
     *("schema", "run_id", "status", "reason", "target", "simulated_gpu", "steps", "clocks", "caveats"),
     *("agents", "failures", "damage", "sensor_lag_ms"),
+    *("gpu_facts", "vram", "bottleneck"),
+    *("slo", "trends", "verdict"),
 }
 STEP = {
     *("level", "unit", "begin_s", "end_s", "window_s", "requests", "ok", "errors", "cancelled", "ended_after_window"),
@@ -438,9 +483,11 @@ STEP = {
     *("tokens_from_events_share", "simulator_late_share", "gpus", "gpu_total", "server", "caveats"),
     *("client_lag_limit_ms", "loop_lag_ms", "hosts", "server_times_ms"),
     *("rate", "dropped", "service_ms", "service_ms_ok", "itl_share", "read_lag_ms", "send_lag_ms", "send_lag_limit_ms"),
-    *("loop_stall_ms", "gc_pause_ms", "kernel_stamp_share", "client_on_time"),
+    *("kept_every", "loop_stall_ms", "gc_pause_ms", "kernel_stamp_share", "client_on_time"),
     *("qps_ci95", "attempted_qps_ci95", "failed_qps_ci95", "output_tokens_per_s_ci95", "success_pct_ci95"),
     *("warmup_s", "warmup_by", "steady", "steady_why", "drift_pct", "little", "ttft_protocol"),
+    *("vram_predicted_bytes", "roofline", "bottleneck"),
+    *("goodput_qps", "goodput_qps_ci95", "good_pct", "tokens", "resident_tokens_mean", "energy"),
 }
 DESCRIBED = {
     *("ttft_ms", "tpot_ms", "e2e_ms", "service_ms", "itl_ms"),
@@ -450,10 +497,13 @@ GPU = {
     *("host", "uuid", "index", "simulated", "coverage", "util_pct", "vram_used_bytes", "vram_effective_bytes"),
     *("vram_total_bytes", "power_w", "gi_id", "bound_ms", "sm_pct", "occ_pct", "tensor_pct", "dram_pct", "sm_mhz"),
     *("temp_c", "throttled_share", "pcie_bytes_per_s", "nvlink_bytes_per_s"),
+    "power_limit_w",
 }
 HOST = {
     *("host", "simulated", "coverage", "bound_ms", "cpu_pct", "busiest_cpu_pct", "iowait_pct", "steal_pct"),
     *("psi_cpu_some_pct", "psi_io_some_pct", "psi_mem_some_pct", "mem_available_bytes", "mem_total_bytes", "server"),
+    *("net_rx_bytes_per_s", "net_tx_bytes_per_s", "net_drops_per_s", "tcp_retrans_pct", "disk_busy_pct"),
+    *("procs_running", "procs_blocked"),
 }
 CLOCK = {
     *("host", "bound_ms", "bound_median_ms", "drift_ppm", "steps", "synchronised"),
@@ -489,8 +539,10 @@ def test_the_summary_has_these_keys_and_no_others(thousand: Path) -> None:
     assert step["read_lag_ms"].keys() == step["send_lag_ms"].keys() == {"p50", "p99", "max"}
     assert step["gpus"][0]["power_w"].keys() == {"mean", "max"}
     assert step["gpu_total"].keys() == {"util_pct", "vram_used_bytes", "vram_effective_bytes", "power_w"}
-    assert step["server"].keys() == {"running", "waiting", "kv_usage_ratio"}
+    assert {"running", "waiting", "kv_usage_ratio"} <= step["server"].keys()
     assert summary["clocks"][0].keys() == CLOCK
     assert step["hosts"][0].keys() == HOST and summary["agents"][0].keys() == AGENT
     assert summary["sensor_lag_ms"][0].keys() == {"host", "signal", "lag_ms", "peak"}
+    assert step["tokens"].keys() == {"prompt_mean", "output_mean", "prompt_per_s"}
+    assert all(entry.keys() == {"topic", "state", "text", "link"} for entry in summary["verdict"])
     assert all(caveat.keys() == {"code", "text", "remedy"} for caveat in step["caveats"])

@@ -183,6 +183,16 @@ def test_the_luckiest_step_of_a_plateau_is_not_the_capacity() -> None:
     assert made["max_qps_within_slo"] < max(entry["qps"] for entry in run["steps"])
 
 
+def test_what_a_load_holds_is_not_less_because_more_load_brings_less() -> None:
+    steps = [step(level) for level in (50, 100, 200)]
+    qps = steps[-1]["qps"]
+    for entry in steps:
+        entry["qps_ci95"] = [0.98 * entry["qps"], 1.02 * entry["qps"]]
+    steps.append(step(400, qps=0.5 * qps, success_pct=95.0, qps_ci95=[0.49 * qps, 0.51 * qps]))
+    made = plan(summary(steps), replace(DEMAND, slo=parse_slo("error_rate<2%"))).plan
+    assert made["max_qps_within_slo"] == pytest.approx(qps)
+
+
 def test_too_few_steps_have_no_curve_but_a_plan() -> None:
     made = plan(known((100, 800)), DEMAND).plan
     assert made["fit"] is None and made["knee"] is None and "at least 3" in made["fit_refused"]
@@ -194,7 +204,7 @@ def test_doubts_of_the_run_become_warnings() -> None:
     run = known() | {"simulated_gpu": True, "status": "aborted"}
     run["steps"][1]["caveats"] = [{"code": "client_late", "text": "late", "remedy": ""}]
     run["steps"][2]["caveats"] = [{"code": "few_requests", "text": "too few", "remedy": ""}]
-    run["steps"][5] |= {"e2e_ms_ok": {"mean": 1000.0}}
+    run["steps"][5]["caveats"] = [{"code": "littles_law", "text": "by Little's law it were 7", "remedy": ""}]
     run["steps"].append(step(900, success_pct=40.0))
     text = "\n".join(plan(run, DEMAND).plan["warnings"])
     for part in (
@@ -202,7 +212,7 @@ def test_doubts_of_the_run_become_warnings() -> None:
         "aborted",
         "client was late at 100",
         "at 200 users: too few",
-        "Little",
+        "at 800 users: by Little's law",
         "of 900 has 40",
     ):
         assert part in text, part

@@ -78,7 +78,7 @@ def test_the_report_has_a_row_a_step_with_the_verdict(tmp_path: Path) -> None:
     assert [(row["users"], row["client"]) for row in table] == [("10", "on time"), ("20", "late"), ("30", "–")]
     assert (table[1]["read lag p99 ms"], table[1]["longest GC pause ms"]) == ("50.0", "0.20")
     page = built.html.read_text()
-    assert "The client's certificate" in page and '<td class="inf">late</td>' in page
+    assert "The client's certificate" in page and '<td class="mark">late</td>' in page
     assert built.steps["client_on_time"].tolist()[:2] == [True, False]
 
 

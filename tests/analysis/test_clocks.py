@@ -8,8 +8,10 @@ import pytest
 
 from analysis.analyse import summarise
 from analysis.clocks import align
+from analysis.damage import span
 from analysis.load import load
 from analysis.report.build import build
+from analysis.shards import REQUESTS, read
 from loadgen import rundir
 from tests.analysis import synthetic as syn
 
@@ -84,13 +86,13 @@ def test_gaps_and_nulls_of_a_moved_shard_stay_with_their_rows(run: Path) -> None
     far.worker(1, [failed, none, wild, syn.request(9.0, gaps_ms=(1.0, 2.0))])
     far.probes(host="worker:far.example")
     aligned, _ = align(load(run))
-    last = aligned.requests.iloc[-2:]
-    assert last["outcome"].tolist() == ["TIMEOUT", "OK"] and last["first_token_ns"].isna().tolist() == [True, False]
-    assert abs(int(last["intended_ns"].iloc[0]) - syn.at(7.0)) < 200_000
-    assert int(last["end_ns"].iloc[0]) - int(last["intended_ns"].iloc[0]) == 1_000_000_000
-    assert aligned.gaps.offsets[-3:].tolist() == [4500, 4500, 4502]
-    assert aligned.gaps.values[-2:].tolist() == [1000, 2000]
-    assert [finding.text for finding in aligned.damage] == ["1 of 3 rows are nonsense: they are left out"]
+    tables = [table for _, table in read(aligned.shards, REQUESTS, span(aligned.manifest), aligned.damage)]
+    last = tables[-1].to_pylist()
+    assert [(row["outcome"], row["first_token_ns"] is None) for row in last] == [("TIMEOUT", True), ("OK", False)]
+    assert abs(last[0]["intended_ns"] - syn.at(7.0)) < 200_000
+    assert last[0]["end_ns"] - last[0]["intended_ns"] == 1_000_000_000
+    assert [row["chunk_gaps_us"] for row in last] == [None, [1000, 2000]]
+    assert [finding.text for finding in aligned.damage] == ["2 of 4 rows are nonsense: they are left out"]
 
 
 def sampled(run: Path, far: syn.Far) -> None:
@@ -125,7 +127,7 @@ def test_a_clock_that_is_known_too_badly_gives_no_figures_and_says_so(run: Path)
     assert host["cpu_pct"] is None and host["mem_available_bytes"] is None and host["busiest_cpu_pct"] is None
     assert "far's samples is known to 10.0 s only" in text(step, "telemetry_blurred")
     assert "known to 10.0 s only" in text(built.summary, "clock_blurred")
-    assert step["server"] == {"running": None, "waiting": None, "kv_usage_ratio": None}
+    assert set(step["server"].values()) == {None}
     timeline = (run / "report" / "tables" / "timeline.csv").read_text().splitlines()
     row = dict(zip(timeline[0].split(","), timeline[11].split(","), strict=True))
     assert row["gpu_util_pct"] == row["running"] == "" and float(row["gpu_coverage"]) == pytest.approx(1)

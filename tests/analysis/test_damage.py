@@ -215,7 +215,11 @@ def test_the_report_has_a_section_and_the_figures_that_there_are_data_for(run: P
     (run / "workers" / "worker-1.arrow").unlink()
     (run / rundir.STEPS).unlink()
     page = build(run).html.read_text()
-    assert [path.stem for path in sorted((run / "report" / "figures").glob("*.png"))] == ["errors", "timeline"]
+    assert [path.stem for path in sorted((run / "report" / "figures").glob("*.png"))] == [
+        "errors",
+        "latency_heat",
+        "timeline",
+    ]
     assert "<h2>Damage</h2>" in page
     assert "<code>workers/worker-1.arrow</code>" in page
     assert page.index("missing or damaged") < page.index("<h2>Steps</h2>")

@@ -4,12 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from analysis import failures
-from analysis.load import load
-from analysis.metrics import derive
+from analysis.analyse import analyse
 from analysis.report.build import build
 from tests.analysis import synthetic as syn
 
@@ -32,14 +29,14 @@ def test_kinds_are_counted_over_the_whole_run_with_a_raw_text_each(tmp_path: Pat
     assert first["example"].startswith("<script>") and len(first["example"]) == 501
     assert (second["outcome"], second["error"], second["example"]) == ("TIMEOUT", "", None)
     page = built.html.read_text()
-    assert "<h2>Failures</h2>" in page and "<script" not in page and "HTTP &lt;n&gt;: full" in page
+    assert "<h2>Requests and failures</h2>" in page and "<script" not in page and "HTTP &lt;n&gt;: full" in page
 
 
 def test_without_failures_there_is_no_section(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     syn.write_requests(run, [syn.request(6.0)])
     built = build(run, figures=False)
-    assert built.summary["failures"] == [] and "<h2>Failures</h2>" not in built.html.read_text()
+    assert built.summary["failures"] == [] and 'class="failures"' not in built.html.read_text()
 
 
 def test_a_long_tail_of_kinds_is_cut_and_said_so(tmp_path: Path) -> None:
@@ -54,9 +51,9 @@ def test_a_long_tail_of_kinds_is_cut_and_said_so(tmp_path: Path) -> None:
 def test_bins_count_failures_at_their_end_by_outcome(tmp_path: Path) -> None:
     run = syn.make(tmp_path / "run")
     syn.write_requests(run, [*(failed(t, "RESET", "r") for t in (0.0, 0.6, 0.7)), failed(1.0, "TIMEOUT", "t")])
-    loaded = load(run)
-    frame = failures.over_time(derive(loaded), np.array([0.0, 1.0, 2.0]))
-    assert frame.to_dict("list") == {"t_s": [0, 1], "RESET": [1, 2], "TIMEOUT": [0, 1]}
+    failed_ = analyse(run).over_time.failures
+    assert failed_[:2].to_dict("list") == {"t_s": [0, 1], "RESET": [1, 2], "TIMEOUT": [0, 1]}
+    assert failed_[2:][["RESET", "TIMEOUT"]].to_numpy().sum() == 0
 
 
 @pytest.mark.parametrize("error", [["a", "list"], {"a": 1}, 7])
@@ -65,6 +62,7 @@ def test_an_example_whose_error_is_no_text_is_damage(tmp_path: Path, error: Any)
     syn.write_requests(run, [failed(6.0, "HTTP_ERROR", "HTTP <n>")])
     for text in (error, None, "HTTP <n>"):
         syn.example(run, 0, "HTTP_ERROR", text, "raw")
-    loaded = load(run)
-    assert failures.kinds(loaded, derive(loaded))[0]["example"] == "raw"
-    assert [damage.text for damage in loaded.damage] == ["nonsense in 1 lines, line 1 is the first: they are left out"]
+    summary = analyse(run).summary
+    assert summary["failures"][0]["example"] == "raw"
+    damage = [found["text"] for found in summary["damage"] if found["file"].endswith(".errors.jsonl")]
+    assert damage == ["nonsense in 1 lines, line 1 is the first: they are left out"]

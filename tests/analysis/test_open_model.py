@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 
-from analysis.analyse import summarise
-from analysis.join import telemetry
-from analysis.load import load
-from analysis.metrics import derive, timeline
+from analysis.analyse import analyse, summarise
 from analysis.report.build import build
 from analysis.runs import list_runs, runs_table
 from analysis.tables import step_table
@@ -113,7 +110,6 @@ def test_the_report_speaks_of_rates(tmp_path: Path) -> None:
 def test_the_timeline_has_what_was_due(tmp_path: Path) -> None:
     run = make(tmp_path)
     syn.write_requests(run, [served(5.0), served(5.5, 6.5), dropped(5.9)])
-    loaded = load(run)
-    seconds = timeline(loaded, derive(loaded), telemetry(loaded))
+    seconds = analyse(run).timeline
     assert seconds["due_qps"].tolist()[4:8] == [0, 3, 0, 0]
     assert seconds["qps"].tolist()[4:8] == [0, 1, 1, 0] and seconds["failed_qps"][5] == 1

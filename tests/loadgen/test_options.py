@@ -84,6 +84,7 @@ _OPEN = {"rate": "0.1,1000000", "arrival": "gamma:2.5", "max_in_flight": "7"}
 
 
 def _texts(folder: Path) -> dict[str, str]:
+    (folder / "config.json").write_text("{}")
     (folder / "map.toml").write_text('[running]\nseries = "my_active"\n')
     return {
         "host": "https://h:1/base",
@@ -106,6 +107,8 @@ def _texts(folder: Path) -> dict[str, str]:
         "url_path": "/v1/p?q=1",
         "body_template": '{"n": {{n}}}',
         "server_time": "header:x-queue-ms,field:a.b_us",
+        "slo": "ttft_p99<1.5s,error_rate<2%",
+        "model_config": str(folder / "config.json"),
         "agents": "local,user@gpu2:2222",
         "ssh_config": str(ROOT / "setup.cfg"),
         "accept_new_host_keys": "true",
@@ -121,6 +124,7 @@ def _texts(folder: Path) -> dict[str, str]:
         "runs_dir": "r",
         "seed": "5",
         "workers": "3",
+        "repeat": "2",
     }
 
 
@@ -170,6 +174,12 @@ def test_a_flag_is_given_in_any_way() -> None:
         ({"first_token_timeout": "0"}, "--first-token-timeout: '0' must be above 0"),
         ({"reuse": "maybe"}, "--reuse: 'maybe' is neither on nor off"),
         ({"source_addresses": "127.0.0.1,eth0"}, "--source-addresses: 'eth0' is no IP address"),
+        ({"slo": "ttft_p99>1s"}, "--slo: 'ttft_p99>1s' has '>': an objective is an upper limit, such as ttft_p99<1s"),
+        ({"model_config": __file__}, f"--model-config: {__file__!r} holds no JSON object"),
+        (
+            {"model_config": "/nowhere/config.json"},
+            "--model-config: '/nowhere/config.json' cannot be read (no such file or directory)",
+        ),
         ({"ca_file": "/nowhere/ca.pem"}, "--ca-file: '/nowhere/ca.pem' cannot be read (no such file or directory)"),
         ({"ca_file": __file__}, f"--ca-file: {__file__!r} holds no PEM certificate"),
         ({"ca_file": certifi.where(), "insecure": True}, "--ca-file and --insecure: give one of them"),

@@ -22,6 +22,7 @@ from PIL import Image
 from loadgen.record import REQUEST_COLUMNS
 from loadgen.shards import read_shard
 from tests.conftest import ROOT
+from tests.run.browser import browser
 from tests.run.processes import Run, running
 
 pytestmark = pytest.mark.run
@@ -165,18 +166,35 @@ def test_report_is_built_again_from_the_directory_alone(looked: Looked, loadgen:
     shutil.which("chromium") is None and "CI" not in os.environ, reason="needs Chromium: make system-deps"
 )
 def test_report_opens_in_a_browser_without_a_network(looked: Looked, tmp_path: Path) -> None:
-    page = looked.run.directory / "report" / "report.html"
-    assert page.stat().st_size < 5_000_000
-    assert "simulated GPU" in page.read_text()
-    picture = tmp_path / "page.png"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--disable-background-networking", "--disable-sync", "--no-first-run", "--disable-component-update"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1300,3000", f"--screenshot={picture}"]
-    subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=60)
-    with Image.open(picture) as image:
-        counts = {colour: count for count, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
-    assert counts.get((0x00, 0x72, 0xB2), 0) > 500, "the blue of the figures' lines"
-    assert counts.get((0xD5, 0x5E, 0x00), 0) > 100, "the red of the figures' p99"
+    report = looked.run.directory / "report" / "report.html"
+    assert report.stat().st_size < 5_000_000
+    assert "simulated GPU" in report.read_text()
+    with browser(tmp_path / "profile") as page:
+        page.open(report.as_uri())
+        assert page.complaints() == []
+        assert page.requested() == [report.as_uri()]
+        pictures = page.value("[...document.images].map(image => image.complete && image.naturalWidth > 0)")
+        assert len(pictures) > 5 and all(pictures)
+        sections = page.value("[...document.querySelectorAll('section')].map(section => section.id)")
+        assert sections[:3] == ["verdict", "caveats", "curves"]
+        assert {"steps", "gpus", "telemetry", "bottleneck", "definitions", "reconciliation"} <= set(sections)
+        with Image.open(page.picture(tmp_path / "page.png")) as image:
+            counts = {colour: count for count, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
+        assert counts.get((0x00, 0x72, 0xB2), 0) > 500, "the blue of the figures' lines"
+        assert counts.get((0xD5, 0x5E, 0x00), 0) > 100, "the red of the figures' p99"
+
+        page.open(report.as_uri(), width=360)
+        assert page.value("document.documentElement.scrollWidth") == 360, "nothing but tables scrolls sideways"
+        page.open(report.as_uri(), dark=True)
+        assert sum(page.colour("body", "backgroundColor")) < 150 < 500 < sum(page.colour("h1", "color"))
+
+        page.as_printed(width=1032)  # A4 landscape within its margins
+        assert page.colour("body", "backgroundColor") == [255, 255, 255] and sum(page.colour("h1", "color")) < 200
+        cut = "[...document.querySelectorAll('.wide')].filter(box => box.scrollWidth > box.clientWidth + 1).length"
+        assert page.value(cut) == 0, "no table is cut"
+        assert page.value("document.querySelector('table.facts').getBoundingClientRect().height") > 300, "it is open"
+        assert page.pdf(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+        assert page.complaints() == []
 
 
 def test_a_run_is_repeated_from_its_manifest(looked: Looked, loadgen: str, tmp_path: Path) -> None:

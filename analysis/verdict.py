@@ -1,0 +1,237 @@
+"""What a run says, before any table: one sentence a topic, with its figure, its interval and a state. No clock.
+
+    what was found   capacity, bottleneck, slo, failures, trends
+    how far it holds client, load, sample, time, record, simulated (validity.py)
+
+Made of a summary alone (analyse.py), which has it as `verdict`. A link is the id of the section of the page that tells
+more. A recording has no load, so nothing is said of one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from analysis import tables, validity
+from analysis.interval_tables import interval
+from analysis.operating import Working, knee, usable_steps, working
+from analysis.ranges import Range, read
+from analysis.tables import Summary, fine
+from analysis.trend_words import without_trend
+from analysis.validity import BAD, GOOD, UNKNOWN, WARN, Line, line
+from analysis.windows import RATE
+from analysis.within_slo import Measured, largest_load, limits, value_of
+from loadgen.errors import UsageError
+from loadgen.slo import Objective
+
+# A bottleneck is told as one with this confidence.
+SURE = 0.5
+# A share of failed requests above it is bad.
+FAILED = 0.01
+# Of a long list of failures this much is quoted.
+_LONGEST_ERROR = 60
+
+
+def verdict(summary: Summary) -> list[Line]:
+    """The sentences in the order in which they are read."""
+    has_load = not any(step["level"] == 0 for step in summary["steps"])
+    found = [*_capacity(summary), *_bottleneck(summary), *_slo(summary), *_failures(summary)] if has_load else []
+    return [*found, *_trends(summary), *validity.lines(summary, has_load)]
+
+
+def objectives_of(summary: Summary) -> tuple[Objective, ...]:
+    """Those that the run or its report was given."""
+    return tuple(Objective(entry["metric"], entry["stat"] or "", entry["limit"]) for entry in summary.get("slo") or ())
+
+
+def _capacity(summary: Summary) -> Iterator[Line]:
+    best = tables.peak(summary)
+    steps, left_out = usable_steps(summary)
+    if best is None:
+        why = "no request of a step succeeded" if summary["steps"] else "no step reached its level"
+        yield line("capacity", BAD if summary["steps"] else UNKNOWN, f"Not known: {why}.", "steps")
+        return
+    told = f"Peak {fine(best['qps'])} requests/s{_within(best['qps_ci95'])} at {best['level']} {best['unit']}"
+    if not steps:
+        yield line("capacity", BAD, f"{told}, but {left_out[0]['reason']}: no step tells the capacity.", "steps")
+        return
+    at = working(steps, tables.unit_of(summary))
+    seen, found = _knee(at)
+    slo = objectives_of(summary)
+    if not slo:
+        yield line("capacity", GOOD if seen else WARN, f"{told}; {found}.", "curves")
+        return
+    state, most = _most(at, slo)
+    yield line("capacity", state, f"{most}; {told[0].lower()}{told[1:]}; {found}.", "curves")
+
+
+def _knee(at: Working) -> tuple[bool, str]:
+    """Whether the knee was seen, and where it is."""
+    figures = knee(at, [])
+    if at.curve is None:
+        return False, f"its knee is not known, as {at.refused}"
+    value = read(figures, "knee")
+    if value.value is None:
+        return False, f"its knee was not reached: at {at.last.level:g} {at.unit} more load still brought more"
+    return True, f"the knee is at {_level(value.value, at.unit)} {at.unit}{_range(value, at.unit)}"
+
+
+class _Broken(NamedTuple):
+    """The first objective that a step breaks, and its figure there."""
+
+    level: float
+    objective: Objective
+    figure: Measured
+
+
+def _most(at: Working, slo: Sequence[Objective]) -> tuple[str, str]:
+    """State and words of the largest load within the SLO."""
+    text = ", ".join(map(str, slo))
+    try:
+        found = limits(at, slo, [])
+    except UsageError as error:
+        why = str(error).removeprefix("--slo: ").partition(":")[0]
+        return UNKNOWN, f"What it holds within {text} is not known, as {why}"
+    level, qps = largest_load(at, found, [])
+    if level.value is None or qps.value is None:
+        return BAD, f"No measured load is within {text}"
+    held = f"{fine(qps.value)} requests/s{_range(qps)} at {_level(level.value, at.unit)} {at.unit} within {text}"
+    if found[0].beyond:
+        return WARN, f"Holds {held}, and maybe more: no step breaks it"
+    return GOOD, f"Holds {held}"
+
+
+def _bottleneck(summary: Summary) -> Iterator[Line]:
+    """Of the steps' own verdicts (bottleneck.py)."""
+    first = summary.get("bottleneck")
+    told = [step["bottleneck"] for step in summary["steps"] if step.get("bottleneck")]
+    if first is not None:
+        sure = first["confidence"] >= SURE
+        state = UNKNOWN if not sure else BAD if first["verdict"] in ("client", "network") else WARN
+        name = f"{tables.bottleneck_name(first['verdict'])} {'binds' if sure else 'may bind'}"
+        where = f"From {first['level']:g} {first['unit']} on {name} (confidence {100 * first['confidence']:.0f} %)"
+        text = f"{where}: {first['text'].rstrip('.')}. Next: {first['next'].rstrip('.')}."
+        yield line("bottleneck", state, text, "bottleneck")
+    elif told:
+        last = max(summary["steps"], key=lambda step: float(step["level"]))
+        share = (last.get("bottleneck") or told[-1])["confidence"]
+        sure = share >= SURE
+        begin = "Nothing binds yet" if sure else "Nothing was seen to bind"
+        where = f"up to {last['level']:g} {last['unit']} (confidence {100 * share:.0f} %)"
+        yield line("bottleneck", GOOD if sure else UNKNOWN, f"{begin} {where}.", "bottleneck")
+
+
+def _slo(summary: Summary) -> Iterator[Line]:
+    slo = objectives_of(summary)
+    steps = sorted((step for step in summary["steps"] if step["requests"]), key=lambda step: float(step["level"]))
+    if not slo:
+        yield line(
+            "slo", UNKNOWN, "No objective was given: --slo ttft_p99<1s says up to which level it is met.", "steps"
+        )
+        return
+    text, unit = ", ".join(map(str, slo)), tables.unit_of(summary)
+    met: list[dict[str, Any]] = []
+    broken: _Broken | None = None
+    for step in steps:
+        found = [(objective, value_of(step, objective)) for objective in slo if step["success_pct"] is not None]
+        if not found or any(figure is None for _, figure in found):
+            names = ", ".join(objective.name for objective, figure in found if figure is None) or "any request"
+            yield line("slo", UNKNOWN, f"{text}: at {step['level']} {unit} {names} was not measured.", "steps")
+            return
+        over = [(o, figure) for o, figure in found if figure is not None and figure.value >= o.limit]
+        if over:
+            broken = _Broken(step["level"], *over[0])
+            break
+        met.append(step)
+    if broken is None and not met:
+        yield line("slo", UNKNOWN, f"{text}: no step has a request.", "steps")
+    elif broken is None:
+        yield line("slo", GOOD, f"{text}: met at every step, up to {met[-1]['level']} {unit}{_good(met[-1])}.", "steps")
+    else:
+        where = f"met up to {met[-1]['level']} {unit}{_good(met[-1])}" if met else "not met at any step"
+        at = f"at {broken.level:g} {unit} {_figure(broken)}"
+        yield line("slo", WARN if met else BAD, f"{text}: {where}; {at}.", "steps")
+
+
+def _figure(broken: _Broken) -> str:
+    """A figure beside its limit."""
+    objective, figure = broken.objective, broken.figure
+    name = f"{objective.metric.upper()} {objective.stat}" if objective.stat else "the error rate"
+    within = interval([figure.low, figure.high]) if figure.low != figure.high else None
+    if figure.value == float("inf"):
+        return f"{name} is infinite, as failures reach it"
+    told = f"{name} is {fine(figure.value)} {objective.unit}"
+    return f"{told} ({within})" if within else told
+
+
+def _good(step: dict[str, Any]) -> str:
+    """The step's goodput, where the summary has one."""
+    if step.get("goodput_qps") is None:
+        return ""
+    return f" (goodput {fine(step['goodput_qps'])} requests/s{_within(step.get('goodput_qps_ci95'))})"
+
+
+def _failures(summary: Summary) -> Iterator[Line]:
+    counted = sum(step["requests"] - step["cancelled"] for step in summary["steps"])
+    failed = sum((Counter(step["errors"]) for step in summary["steps"]), Counter[str]())
+    if not counted:
+        if summary["failures"]:
+            told = sum(kind["requests"] for kind in summary["failures"])
+            text = f"{told} requests of the run failed, most often {_kind(summary['failures'][0])}."
+            yield line("failures", BAD, text, "failures")
+        return
+    if not failed:
+        yield line("failures", GOOD, f"All {counted} requests in the measuring windows succeeded.", "failures")
+        return
+    share, (outcome, most) = sum(failed.values()) / counted, failed.most_common(1)[0]
+    kind = next(
+        (kind for kind in summary["failures"] if kind["outcome"] == outcome), {"outcome": outcome, "error": None}
+    )
+    told = f"{sum(failed.values())} of {counted} requests ({tables.share(share)} %) in the measuring windows failed, "
+    told += f"{'all' if len(failed) == 1 else f'{most} of them'} {_kind(kind)}."
+    yield line("failures", BAD if share > FAILED else WARN, told, "failures")
+
+
+def _kind(kind: dict[str, Any]) -> str:
+    """An outcome with its text, which is quoted up to a length."""
+    why = kind["error"] or ""
+    quoted = why if len(why) <= _LONGEST_ERROR else f"{why[:_LONGEST_ERROR]}…"
+    return f"{kind['outcome']}: {quoted}" if quoted else str(kind["outcome"])
+
+
+def _trends(summary: Summary) -> Iterator[Line]:
+    """Of the signals that were followed while the load stood still (trends.py)."""
+    signals = summary.get("trends")
+    if not signals:
+        return
+    leaks = [caveat["text"] for caveat in summary["caveats"] if caveat["code"] == "leak"]
+    moving = [entry["text"] for entry in signals if entry["verdict"] in ("rising", "falling")]
+    quiet = without_trend(summary)
+    if leaks:
+        yield line("trends", BAD, f"It leaks: {'; '.join(leaks)}.", "trends")
+    elif moving:
+        more = f", and {len(moving) - 1} more signals change (see there)" if len(moving) > 1 else ""
+        yield line("trends", WARN, f"{moving[0]}{more}.", "trends")
+    elif quiet:
+        yield line("trends", GOOD, f"{quiet}.", "trends")
+    else:
+        yield line(
+            "trends", UNKNOWN, "Whether anything leaks or drifts is not known: the steps are too short.", "trends"
+        )
+
+
+def _level(value: float, unit: str) -> str:
+    return fine(value) if unit == RATE else tables.count(value)
+
+
+def _within(ends: Any) -> str:
+    """The interval of a figure in brackets; nothing where there is none."""
+    told = interval(ends)
+    return "" if told == tables.DASH else f" ({told})"
+
+
+def _range(figure: Range, unit: str = RATE) -> str:
+    ends = [None if end is None else float(end) for end in (figure.low, figure.high)]
+    told = interval(ends, lambda value: _level(value, unit))
+    return "" if told == tables.DASH else f" ({told})"

@@ -1,0 +1,135 @@
+"""What a run says first: one sentence a topic, in the right state, with figures that are those of the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.analyse import Asked, summarise
+from analysis.reconciliation import DEFINITIONS, reconciliation_table
+from analysis.report.page import STATES, TOPICS
+from analysis.verdict import verdict
+from loadgen import rundir
+from loadgen.slo import parse_slo
+from tests.analysis import synthetic as syn
+
+Said = dict[str, tuple[str, str]]
+
+
+def said(summary: dict[str, Any]) -> Said:
+    """Topic -> state and text; each topic is told once, with a name and a state that the page knows."""
+    lines = {entry["topic"]: (entry["state"], entry["text"]) for entry in summary["verdict"]}
+    assert len(lines) == len(summary["verdict"])
+    assert lines.keys() <= TOPICS.keys() and {state for state, _ in lines.values()} <= STATES.keys()
+    assert all(text.endswith(".") and "None" not in text.split() for _, text in lines.values()), lines
+    return lines
+
+
+def of(run: Path, slo: str | None = None) -> Said:
+    return said(summarise(run, Asked(slo=parse_slo(slo) if slo else None)))
+
+
+@pytest.fixture
+def steady(tmp_path: Path) -> Path:
+    """Two steps of 10 and 20 users: TTFT 100 ms and 300 ms, E2E 1 s and 1.2 s, all in flight all the time."""
+    run = syn.make(tmp_path / "run", (10, 20), 40.0)
+    rows = [syn.request(k / 10, 100, [100] * 9) for k in range(400)]
+    rows += [syn.request(40 + k / 17, 300, [100] * 9) for k in range(680)]
+    syn.write_requests(run, rows)
+    syn.write_health(run, [syn.health(float(t)) for t in range(81)])
+    return run
+
+
+def test_a_good_run_says_so(steady: Path) -> None:
+    found = of(steady, "ttft_p99<1s,error_rate<1%")
+    assert {topic: state for topic, (state, _) in found.items() if state == "bad"} == {}
+    assert {topic for topic, (state, _) in found.items() if state == "unknown"} == {"time", "bottleneck"}
+    assert found["slo"][0] == "good" and "met at every step, up to 20 users" in found["slo"][1]
+    assert found["failures"] == ("good", "All 810 requests in the measuring windows succeeded.")
+    assert "Locust's own count agrees" in found["record"][1]
+    assert "No GPU, host or server was watched" in found["time"][1]
+
+
+def test_the_slo_that_breaks_is_named_with_its_figure_and_where(steady: Path) -> None:
+    found = of(steady, "e2e_p50<10s,ttft_p99<200ms")
+    assert found["slo"][0] == "warn"
+    assert "met up to 10 users" in found["slo"][1] and "at 20 users TTFT p99 is 300 ms" in found["slo"][1]
+    assert found["capacity"][0] == "good"
+    assert found["capacity"][1].startswith("Holds 1") and "within e2e_p50<10s, ttft_p99<200ms" in found["capacity"][1]
+    assert of(steady, "ttft_p99<50ms")["slo"][0] == "bad"
+    assert of(steady, "ttft_p99<50ms")["capacity"][0] == "bad"
+    assert of(steady)["slo"][0] == "unknown"
+
+
+def test_what_was_not_measured_meets_no_objective(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    plain = {"ttft_ms": None, "token_source": None, "output_events": 0}
+    syn.write_requests(run, [syn.request(5 + k / 10, end_s=5.1 + k / 10, **plain) for k in range(100)])
+    found = of(run, "ttft_p99<1s")
+    assert found["slo"][0] == "unknown" and "ttft_p99 was not measured" in found["slo"][1]
+    assert found["capacity"][0] == "unknown"
+
+
+def test_what_spoils_a_run_is_bad_and_named(tmp_path: Path) -> None:
+    counts = {"locust": {"requests": 300, "failures": 60}, "recorded": {"requests": 200, "failures": 60}}
+    run = syn.make(tmp_path / "run", (10, 20), 20.0, **counts)
+    late = [syn.request(k / 10, read_lag_us=90_000) for k in range(200)]
+    failed = [
+        syn.request(20 + k / 10, None, (), "HTTP_ERROR", end_s=20.1 + k / 10, error="HTTP 503: full", status=503)
+        for k in range(200)
+    ]
+    syn.write_requests(run, [*late, *failed])
+    syn.write_health(run, [syn.health(float(t)) for t in range(41)])
+    found = of(run)
+    assert {topic for topic, (state, _) in found.items() if state == "bad"} >= {"client", "load", "failures", "record"}
+    assert "late at 10 users" in found["client"][1]
+    assert "less load was delivered than asked for at 10, 20 users" in found["load"][1].lower()
+    assert "of 300 requests (50.0 %)" in found["failures"][1] and "HTTP_ERROR: HTTP 503: full" in found["failures"][1]
+    assert "the records hold 200 requests" in found["record"][1]
+
+
+@pytest.mark.parametrize("status", [rundir.RUNNING, rundir.INTERRUPTED, rundir.ABORTED])
+def test_a_run_that_did_not_end_well_is_no_complete_record(tmp_path: Path, status: str) -> None:
+    run = syn.make(tmp_path / "run", status=status, reason="the master was lost")
+    state, text = of(run)["record"]
+    assert state in ("warn", "bad") and "not complete" in text and "the master was lost" in text
+
+
+def test_a_recording_says_nothing_of_requests(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (), plan={"arrival": "none", "steps": []}, workers=0)
+    syn.write_table(run, "here", "host", [syn.host(float(k)) for k in range(21)])
+    found = of(run)
+    assert not found.keys() & {"capacity", "slo", "failures", "client", "load", "sample"}
+    assert found["time"][0] == "good" and "Locust" not in found["record"][1]
+
+
+def test_what_binds_comes_with_its_evidence_and_the_next_thing_to_try(steady: Path) -> None:
+    summary = summarise(steady)
+    for step in summary["steps"]:
+        step["bottleneck"] = {"verdict": "none", "confidence": 0.9, "runner_up": None, "evidence": [], "next": ""}
+    summary["bottleneck"] = None
+    (free,) = [entry for entry in verdict(summary) if entry["topic"] == "bottleneck"]
+    assert free["state"] == "good" and "up to 20 users" in free["text"]
+    first = {"level": 20, "unit": "users", "verdict": "kv_capacity", "confidence": 0.8, "text": "T", "next": "N"}
+    summary["bottleneck"] = first
+    (binds,) = [entry for entry in verdict(summary) if entry["topic"] == "bottleneck"]
+    assert binds["text"] == "From 20 users on KV cache binds (confidence 80 %): T. Next: N."
+
+
+def test_other_tools_figures_follow_from_ours_by_their_definitions(steady: Path) -> None:
+    """Ten tokens 100 ms apart after 300 ms: 1.2 s in all."""
+    summary = summarise(steady)
+    headers, rows, where = reconciliation_table(summary)
+    assert where == "20 users" and len(rows) == len(DEFINITIONS) and {len(row) for row in rows} == {len(headers)}
+    values = {(row[0], row[1]): (row[-2], row[-1]) for row in rows}
+    assert values["GuideLLM", "time per output token mean"] == ("100", "120")  # 1200 / 10: with the first token
+    assert values["inference-perf", "normalized time per output token mean"] == ("100", "120")
+    assert values["vLLM bench serve", "ITL mean"] == ("100", "100")
+    assert values["vLLM bench serve", "request throughput"][1] == "–"
+    summary["steps"][1]["tokens_per_event"] = 4.0
+    chunks = {row[1]: row[-1] for row in reconciliation_table(summary)[1]}
+    assert chunks["ITL mean"] == "400"  # a chunk of four tokens is one gap
+    summary["steps"][1] |= {"unit": "requests/s"}
+    assert {row[1]: row[-1] for row in reconciliation_table(summary)[1]}["TTFT p99"] == "–"  # it may have waited

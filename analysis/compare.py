@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis import effects, judgement, sides
-from analysis.compared import COMPARED, better, is_ratio, side_of, typical, value_of
+from analysis.compared import COMPARED, better, bounded, is_ratio, side_of, typical, value_of
 from analysis.effects import ALPHA
 from analysis.environment import differences
 from analysis.judgement import FAIL, PASS, change, plain
 from analysis.sides import RunSet
+from loadgen.errors import Incomparable
 from loadgen.gates import Gate
 
 # 1  first version
 SCHEMA = 1
 INDICATIVE = "indicative"
+GOODPUT = "goodput_qps"
 # With fewer repeats a side than these, small differences are missed.
 REPEATS = 5
 
@@ -35,11 +37,12 @@ def compare(base: RunSet, new: RunSet, gates: Sequence[Gate], allowed: Sequence[
     Raises Incomparable, and UsageError for keys that cannot be allowed.
     """
     sides.check(base, new, allowed)
+    _check_goodput(base, new, gates)
     steps = [name for name in _steps(base) if name in _steps(new)]
     found = [_effect(base, new, step, name) for step in steps for name in _shown(base, new, gates)]
     _adjust([effect for effect in found if effect["p"] is not None])
     results = judgement.of_gates(base, new, gates, steps)
-    why = _why_indicative(base, new)
+    why = _why_indicative(base, new, gates)
     indication = judgement.overall(results)
     return {
         "schema": SCHEMA,
@@ -57,8 +60,23 @@ def compare(base: RunSet, new: RunSet, gates: Sequence[Gate], allowed: Sequence[
         "gates": results,
         "effects": found,
         "environment": [fact._asdict() for fact in differences(base, new)],
-        "notes": _notes(base, new, steps),
+        "notes": _notes(base, new, steps, why),
     }
+
+
+def _check_goodput(base: RunSet, new: RunSet, gates: Sequence[Gate]) -> None:
+    """Raises Incomparable where a gate asks for goodput, and it was counted by several objectives."""
+    asked = [str(gate) for gate in gates if gate.figure == GOODPUT]
+    if asked and len(found := _objectives(base, new)) > 1:
+        raise Incomparable(
+            f"slo differs: {' and '.join(found)}: {', '.join(asked)} cannot be judged of goodput by different "
+            "objectives: make the reports with the same ones, loadgen report RUN --slo"
+        )
+
+
+def _objectives(*of: RunSet) -> list[str]:
+    """The objectives that goodput was counted by, in words: one entry where all runs have the same."""
+    return list(dict.fromkeys(sides.objectives(member.summary) or "none" for side in of for member in side.runs))
 
 
 def _steps(side: RunSet) -> list[str]:
@@ -79,11 +97,13 @@ def _side(side: RunSet) -> dict[str, Any]:
 def _shown(base: RunSet, new: RunSet, gates: Sequence[Gate]) -> list[str]:
     """The figures of the table of effects: those that some step of either side has."""
     gated = {gate.figure for gate in gates}
+    unequal = {GOODPUT} if len(_objectives(base, new)) > 1 else set()
     every = [step for side in (base, new) for run in side.runs for step in run.summary["steps"]]
     return [
         name
         for name, figure in COMPARED.items()
         if (figure.shown or name in gated) and any(value_of(step, name) is not None for step in every)
+        if name not in unequal
     ]
 
 
@@ -92,6 +112,8 @@ def _effect(base: RunSet, new: RunSet, step: str, name: str) -> dict[str, Any]:
     before, after = (side_of(sides.steps_of(side, step), name, logarithms=ratio) for side in (base, new))
     estimate = effects.difference(before, after)
     low, high = estimate.interval() if estimate else (None, None)
+    if not ratio:
+        low, high = bounded(name, (low, high), change=True)
     return {
         "step": step,
         "figure": name,
@@ -117,12 +139,11 @@ def figure_of(side: RunSet, step: str, name: str) -> dict[str, Any]:
     back = math.exp if is_ratio(name) else float
     sampled = side_of(steps, name, logarithms=is_ratio(name))
     known = bool(sampled.values) and not any(map(math.isinf, sampled.values))
-    low, high = effects.mean_interval(sampled) if known else sampled.within
-    if not is_ratio(name) and low is not None:
-        low = max(low, 0.0)
+    low, high = effects.mean_interval(sampled) if known else sampled.only()
+    ends = bounded(name, (None if low is None else back(low), None if high is None else back(high)))
     return {
         "value": plain(typical(steps, name)),
-        "ci95": [None if end is None else plain(back(end)) for end in (low, high)],
+        "ci95": [plain(end) for end in ends],
         "runs": [plain(value_of(one, name)) for one in steps],
     }
 
@@ -139,8 +160,13 @@ def _adjust(found: list[dict[str, Any]]) -> None:
         effect |= {"p_adjusted": p, "differs": p <= ALPHA}
 
 
-def _why_indicative(base: RunSet, new: RunSet) -> str | None:
-    single = [side.name for side in (base, new) if len(side.runs) == 1]
+def _single(*of: RunSet) -> list[str]:
+    return [side.name for side in of if len(side.runs) == 1]
+
+
+def _why_indicative(base: RunSet, new: RunSet, gates: Sequence[Gate]) -> str | None:
+    """BASE plays no part where all gates are absolute."""
+    single = _single(base, new) if any(gate.relative for gate in gates) or not gates else _single(new)
     if not single:
         return None
     has = "has one run" if len(single) == 1 else "have one run each"
@@ -151,9 +177,13 @@ def _why_indicative(base: RunSet, new: RunSet) -> str | None:
     )
 
 
-def _notes(base: RunSet, new: RunSet, steps: list[str]) -> list[str]:
+def _notes(base: RunSet, new: RunSet, steps: list[str], indicative: str | None) -> list[str]:
     """What a reader should know of the runs before believing the figures."""
     notes = []
+    if not indicative and _single(base, new):
+        notes.append("BASE has one run: the gates ask nothing of it, but what differs from it is indicative only")
+    if len(found := _objectives(base, new)) > 1:
+        notes.append(f"slo differs: {' and '.join(found)}: goodput by different objectives is left out")
     fewest = min(len(base.runs), len(new.runs))
     if 1 < fewest < REPEATS:
         notes.append(f"{fewest} repeats on a side: differences are missed that {REPEATS} or more would show")

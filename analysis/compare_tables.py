@@ -7,9 +7,8 @@ from typing import Any
 
 from analysis.compared import COMPARED
 from analysis.judgement import FAIL, NOT_MEASURED, NOT_SHOWN, PASS
-from analysis.metrics import GIB
+from analysis.plan_tables import between
 from analysis.tables import DASH, as_number, text
-from loadgen.gates import FIGURES
 
 Comparison = dict[str, Any]
 Rows = list[list[str]]
@@ -143,29 +142,12 @@ def changed(effect: dict[str, Any], value: Any) -> str:
 
 def held(gate: dict[str, Any], value: Any) -> str:
     """What a gate looks at: a change in %, or NEW's own figure with its unit."""
-    if gate["relative"]:
+    if gate["relative"] or value == "inf":
         return changed(gate, value)
     if value is None:
         return DASH
     unit = COMPARED[gate["figure"]].unit
     return f"{amount(gate['figure'], value)} {unit}".removesuffix(" tokens").removesuffix(" requests")
-
-
-def limit_text(gate: dict[str, Any]) -> str:
-    """The limit of a gate with its unit."""
-    if gate["relative"]:
-        return f"{100 * (gate['limit'] - 1):+.3g} %"
-    size = GIB if FIGURES[gate["figure"]].unit == "B" else 1
-    return f"{gate['limit'] / size:g} {COMPARED[gate['figure']].unit}"
-
-
-def between(ends: list[str]) -> str:
-    low, high = ends
-    if low == high == DASH:
-        return DASH
-    if high == DASH:
-        return f"{low} or more"
-    return f"{high} or less" if low == DASH else f"{low} to {high}"
 
 
 def probability(value: float | None) -> str:
@@ -196,7 +178,9 @@ def _interval(gate: dict[str, Any], step: dict[str, Any]) -> str:
 
 def _open(gate: dict[str, Any]) -> str:
     if gate["verdict"] == NOT_MEASURED:
-        return f"{gate['gate']} cannot be judged: {gate['steps'][0]['why']}"
+        without = [step for step in gate["steps"] if step["verdict"] == NOT_MEASURED]
+        where = "" if len(without) == len(gate["steps"]) else f" at {without[0]['step']}"
+        return f"{gate['gate']} cannot be judged{where}: {without[0]['why']}"
     steps = [step for step in gate["steps"] if step["verdict"] != PASS]
     places = [step["step"] + _interval(gate, step) for step in steps[:_NAMED]]
     more = f" and {len(steps) - _NAMED} more steps" if len(steps) > _NAMED else ""

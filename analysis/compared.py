@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from analysis.effects import Side
+from analysis.effects import Ends, Side
+from analysis.intervals import LEAST_FOR_PERCENTILE
 from analysis.tables import at, count, fine, gib
 from loadgen.gates import ABSOLUTE_ONLY, FIGURES
 from loadgen.slo import ERROR_RATE, METRICS, STATS
@@ -69,34 +70,69 @@ def better(name: str) -> str:
 
 
 def value_of(step: Step, name: str) -> float | None:
-    """The figure of a step; infinite where failures reach it, None where it was not measured."""
+    """The figure of a step; infinite where failures reach it, None where it was not measured.
+
+    Of requests none of which was answered, every latency is infinite.
+    """
     value = _number(at(step, COMPARED[name].path))
-    return None if value is None else 100 - value if name == ERROR_RATE else value
+    if value is None:
+        return math.inf if _is_latency(name) and step["success_pct"] == 0 else None
+    return 100 - value if name == ERROR_RATE else value
 
 
-def within_of(step: Step, name: str) -> tuple[float | None, float | None]:
+def bounded(name: str, ends: Ends, *, change: bool = False) -> Ends:
+    """The ends of an interval, not beyond what the figure can be, or what it can `change` by: shares end at 100 %."""
+    most = 100.0 if COMPARED[name].unit == "%" else math.inf
+    low, high = ends
+    least = -most if change else 0.0
+    return None if low is None else max(low, least), None if high is None else min(high, most)
+
+
+def _is_latency(name: str) -> bool:
+    return FIGURES[name].unit == "ms"
+
+
+def within_of(step: Step, name: str) -> Ends:
     """The 95 % interval of a step's figure within its run."""
     *folder, last = COMPARED[name].path
     found = at(step, (*folder[:-1], f"{folder[-1]}_ci95", last)) if folder else None
     if found is None:
         found = at(step, (*folder, f"{last}_ci95"))
-    if not isinstance(found, list | tuple) or len(found) != 2:
-        return None, None
-    low, high = (_number(end) for end in found)
+    low, high = map(_number, found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
+    if low is None and high is None:
+        return _of_nothing(step, name)
     if name == ERROR_RATE:
         return (None if high is None else 100 - high), (None if low is None else 100 - low)
     return low, high
 
 
+def _of_nothing(step: Step, name: str) -> Ends:
+    """Of a step without answers, or without a good one: its rates are 0, and its latencies infinite, for sure.
+
+    Unless there were so few requests that it may be chance.
+    """
+    value = value_of(step, name)
+    none = value == 0 if FIGURES[name].unit == "/s" else _is_latency(name) and step["success_pct"] == 0
+    return (value, value) if none and _judged(step) >= LEAST_FOR_PERCENTILE else (None, None)
+
+
+def _judged(step: Step) -> int:
+    return int(step["requests"] - step["cancelled"])
+
+
 def side_of(steps: Sequence[Step], name: str, *, logarithms: bool) -> Side:
     """The figure of the same step of every run of a side. Of several runs those count that have it, two at least."""
-    known = [value for step in steps if (value := value_of(step, name)) is not None]
-    if not known or (len(known) == 1 < len(steps)):
+    having = [(step, value) for step in steps if (value := value_of(step, name)) is not None]
+    if not having or (len(having) == 1 < len(steps)):
         return Side(())
     scale = _log if logarithms else float
-    low, high = within_of(steps[0], name) if len(known) == 1 else (None, None)
-    within = (None if low is None else scale(low), None if high is None else scale(high))
-    return Side(tuple(map(scale, known)), _least_error(steps, name, known, logarithms=logarithms), within)
+    known = [value for _, value in having]
+    within = [within_of(step, name) for step, _ in having]
+    return Side(
+        tuple(map(scale, known)),
+        _least_error(steps, name, known, logarithms=logarithms),
+        tuple((None if low is None else scale(low), None if high is None else scale(high)) for low, high in within),
+    )
 
 
 def typical(steps: Sequence[Step], name: str) -> float | None:
@@ -111,8 +147,8 @@ def typical(steps: Sequence[Step], name: str) -> float | None:
 def _least_error(steps: Sequence[Step], name: str, known: list[float], *, logarithms: bool) -> float:
     """The least standard error of a mean: what is counted is no surer than its number, however alike the runs are."""
     if name == ERROR_RATE:
-        judged = sum(step["requests"] - step["cancelled"] for step in steps)
-        failed = sum((step["requests"] - step["cancelled"]) * (value_of(step, name) or 0) / 100 for step in steps)
+        judged = sum(map(_judged, steps))
+        failed = sum(_judged(step) * (value_of(step, name) or 0) / 100 for step in steps)
         share = (failed + 2) / (judged + 4)
         return 100 * math.sqrt(share * (1 - share) / (judged + 4))
     if name in ABSOLUTE_ONLY:

@@ -2,8 +2,10 @@
 
     repeats on both sides    Welch's t on run-level figures (the run is the unit of replication)
     one run on a side        the interval within the run, as a standard error to either side (MOVER)
+    infinite in some runs    Fisher's exact test on their number, unless all runs of a side are so for sure
 
-Figures that are compared as a ratio come here as logarithms, others as they are. Pure: numbers in, numbers out.
+Figures that are compared as a ratio come here as logarithms, so that 0 is minus infinity, others as they are. Pure:
+numbers in, numbers out.
 Not here: which figures there are (compared.py), what becomes of a gate (compare.py).
 """
 
@@ -21,6 +23,7 @@ from analysis.intervals import CONFIDENCE
 
 ALPHA = 1 - CONFIDENCE
 Floats = NDArray[np.float64]
+Ends = tuple[float | None, float | None]
 # Of the quadrature of Student's t; with more degrees of freedom than these it is the normal distribution.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _NORMAL_FROM = 1e6
@@ -29,19 +32,28 @@ _NORMAL_FROM = 1e6
 class Side(NamedTuple):
     """One side's figure: a value a run, and the least standard error that their mean is taken to have.
 
-    `within` is the interval of the only run, where there is but one; an end that is not known is None.
+    `within` has the interval of each run by itself; an end that is not known is None. It may be left out.
     """
 
     values: tuple[float, ...]
     least_error: float = 0.0
-    within: tuple[float | None, float | None] = (None, None)
+    within: tuple[Ends, ...] = ()
+
+    def only(self) -> Ends:
+        """The interval of the only run, where there is but one."""
+        return self.within[0] if len(self.within) == len(self.values) == 1 else (None, None)
+
+    def surely(self, infinite: float) -> bool:
+        """All runs are infinite, each of them even at that end of its own interval which is less so."""
+        nearer = 0 if infinite > 0 else 1
+        return len(self.within) == len(self.values) and all(ends[nearer] == infinite for ends in self.within)
 
 
 class Estimate(NamedTuple):
     """A difference, its standard errors downwards and upwards, and their degrees of freedom.
 
     `infinite` is set instead where it has no size, because figures of some runs are infinite: `value` is infinite too,
-    and `infinite` is the probability of as many by chance.
+    and `infinite` is the probability of as many by chance; 0 where that is certain.
     """
 
     value: float
@@ -65,7 +77,7 @@ class Estimate(NamedTuple):
     def p_differs(self) -> float:
         return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0)))
 
-    def interval(self) -> tuple[float | None, float | None]:
+    def interval(self) -> Ends:
         """At 95 %, two-sided; None for an end that is not known."""
         if self.infinite is not None:
             return None, None
@@ -75,12 +87,11 @@ class Estimate(NamedTuple):
 
 
 def difference(base: Side, new: Side) -> Estimate | None:
-    """NEW less BASE. None where nothing can be said: figures are infinite on both sides, or there are none."""
+    """NEW less BASE. None where nothing can be said: there are no figures, or as many are infinite on both sides."""
     if not base.values or not new.values:
         return None
-    infinite = [any(map(math.isinf, side.values)) for side in (base, new)]
-    if any(infinite):
-        return None if all(infinite) else _infinite(base, new)
+    if infinite := {value for value in base.values + new.values if math.isinf(value)}:
+        return _infinite(base, new, infinite.pop()) if len(infinite) == 1 else None
     if min(len(base.values), len(new.values)) > 1:
         return welch(np.array(base.values), np.array(new.values), (base.least_error, new.least_error))
     (b, b_below, b_above, b_freedom), (n, n_below, n_above, n_freedom) = _alone(base), _alone(new)
@@ -88,21 +99,20 @@ def difference(base: Side, new: Side) -> Estimate | None:
     return Estimate(n - b, math.hypot(n_below, b_above), math.hypot(n_above, b_below), freedom)
 
 
-def mean_interval(side: Side) -> tuple[float | None, float | None]:
+def mean_interval(side: Side) -> Ends:
     """Of the mean of a side's finite values, at 95 %: between runs, or within the only one."""
     return Estimate(*_alone(side)).interval()
 
 
 def level(new: Side, limit: float) -> Estimate | None:
-    """NEW's own figure, to be held against `limit`. None where there is none, or an infinite one decides nothing."""
+    """NEW's own figure, to be held against `limit`; infinite in some runs, a sign test does that. None without any."""
     if not new.values:
         return None
-    if any(map(math.isinf, new.values)):
-        beyond = sum(value > limit for value in new.values)
-        alone = new.within[0] == math.inf  # a single run, infinite even at the low end of its interval
-        p = 0.0 if alone else sum(math.comb(len(new.values), k) for k in range(beyond, len(new.values) + 1))
-        return Estimate(math.inf, 0.0, 0.0, 1.0, p if alone else p / 2 ** len(new.values))
-    return Estimate(*_alone(new))
+    if math.inf not in new.values:
+        return Estimate(*_alone(new))
+    runs, beyond = len(new.values), sum(value > limit for value in new.values)
+    p = sum(math.comb(runs, k) for k in range(beyond, runs + 1)) / 2**runs
+    return Estimate(math.inf, 0.0, 0.0, 1.0, 0.0 if new.surely(math.inf) else p)
 
 
 def welch(base: Floats, new: Floats, least_errors: tuple[float, float] = (0.0, 0.0)) -> Estimate:
@@ -174,15 +184,20 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _infinite(base: Side, new: Side) -> Estimate:
-    """Fisher's exact test on how many runs of a side are infinite; the other has none."""
-    in_new = any(map(math.isinf, new.values))
-    side = new if in_new else base
-    found = [value for value in side.values if math.isinf(value)]
-    p = math.comb(len(side.values), len(found)) / math.comb(len(base.values) + len(new.values), len(found))
-    if len(side.values) == 1 and side.within[0] == math.inf:
-        p = 0.0  # the only run, and it is infinite even at the low end of its interval
-    return Estimate(found[0] if in_new else -found[0], 0.0, 0.0, 1.0, p)
+def _infinite(base: Side, new: Side, infinite: float) -> Estimate | None:
+    """Fisher's exact test, one-sided, on how many runs of a side are infinite; None where the shares are equal.
+
+    All runs of one side surely so and none of the other is no matter of counting runs: that is certain.
+    """
+    shares = [side.values.count(infinite) / len(side.values) for side in (base, new)]
+    if shares[0] == shares[1]:
+        return None
+    more, less = (new, base) if shares[1] > shares[0] else (base, new)
+    mine, size = more.values.count(infinite), len(more.values)
+    others, whole = less.values.count(infinite), len(more.values) + len(less.values)
+    ways = sum(math.comb(size, k) * math.comb(whole - size, mine + others - k) for k in range(mine, mine + others + 1))
+    p = 0.0 if not others and more.surely(infinite) else ways / math.comb(whole, mine + others)
+    return Estimate(infinite if more is new else -infinite, 0.0, 0.0, 1.0, p)
 
 
 def _alone(side: Side) -> tuple[float, float, float, float]:
@@ -192,7 +207,7 @@ def _alone(side: Side) -> tuple[float, float, float, float]:
         error = max(float(values.std(ddof=1)) / math.sqrt(values.size), side.least_error)
         return float(values.mean()), error, error, values.size - 1.0
     value, quantile = float(values[0]), student_quantile(math.inf)
-    low, high = side.within
+    low, high = side.only()
     below = math.inf if low is None else (value - low) / quantile
     above = math.inf if high is None else (high - value) / quantile
     return value, max(below, side.least_error), max(above, side.least_error), math.inf

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.sides import Member, RunSet
+from analysis.sides import Member, RunSet, objectives
 from analysis.tables import DASH
 from loadgen import rundir
 
 # Of a run, not of its configuration; and what is said elsewhere.
-_OWN = {"seed", "label", "notes", "runs_dir", "repeat", "host", "agents_file"}
+_OWN = {"seed", "label", "notes", "runs_dir", "repeat", "host", "agents_file", "slo"}
 _OF_GPU = ("name", "sm_max_mhz", "mem_max_mhz", "mem_total_b", "pcie_gen", "pcie_width", "ecc_mode", "mig_mode")
 # Clocks that differ by less are the same.
 _MHZ = 25
@@ -57,6 +57,7 @@ def _facts(member: Member) -> Iterator[tuple[str, str]]:
     yield from _flat("scenario", manifest["scenario"])
     options = manifest["options"] or {}
     yield from _flat("options", {key: text for key, text in options.items() if key not in _OWN})
+    yield from _flat("slo", objectives(member.summary))
     yield from _flat("workers", manifest["workers"])
     yield from _flat("loadgen revision", manifest["source_revision"])
     yield from _flat("versions", manifest["versions"])

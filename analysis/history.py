@@ -1,7 +1,8 @@
 """The runs of a label over time: a point a run, or a group of repeats, each figure at one step, and whether it trends.
 
-A point is compared with the one before as two sides of a comparison are; over all points a trend is Kendall's test on
-their order, exact, so that five points are the fewest that can show one. No clock.
+Two points of repeats are compared as two sides of a comparison are. A run alone does not tell how much runs differ
+among themselves: there the error is made of how far neighbouring points are apart, and with few points there is none.
+Over all points a trend is Kendall's test on their order: five points are the fewest that can show one. No clock.
 """
 
 from __future__ import annotations
@@ -9,30 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from analysis import effects
 from analysis.compare import figure_of
 from analysis.compared import COMPARED, is_ratio, side_of, value_of
-from analysis.effects import ALPHA
+from analysis.effects import ALPHA, Estimate, Side
 from analysis.environment import differences
 from analysis.judgement import change
 from analysis.report.saved import summary_of
 from analysis.sides import Member, RunSet, differing, group_of, levels, manifests, steps_of
+from analysis.slopes import score_variance
 from loadgen import rundir
 from loadgen.errors import UsageError
 
 # 1  first version
 SCHEMA = 1
+# The fewest points whose differences tell how much points of one run differ among themselves.
+LEAST_POINTS = 6
+# From so many points on Kendall's test takes S for normal; with fewer it is exact.
+NORMAL_FROM = 30
 
 History = dict[str, Any]
 
 
 def history(pattern: str, runs_dir: Path, step: str | None) -> History:
-    """For JSON: every point with its figures at `step` ("100 users"; None: the highest that all points have), trends.
+    """For JSON: every point with its figures at `step` ("100 users"), trends.
 
-    `pattern` is a label, or one with * and ?. Complete runs count; of these the ones that are comparable to the last.
+    `pattern` is a label, or one with * and ?. Complete runs count; of these the ones that are comparable to the last,
+    and have the step: by default that of the last point which most points have, of several the highest.
 
     Raises UsageError when no run fits, or none has the step.
     """
@@ -45,13 +56,20 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
         raise UsageError(f"no complete run in {runs_dir} has the label {pattern!r}: see loadgen runs, or --runs-dir")
     points = _points(members)
     reasons: dict[str, str] = {point.name: differing(point.runs[0], points[-1].runs[0]) for point in points}
+    comparable = [point for point in points if not reasons[point.name]]
+    at = _step(comparable, step)
+    reasons |= {point.name: f"it has no step of {at}" for point in comparable if at not in _steps(point)}
     kept = [point for point in points if not reasons[point.name]]
-    at = _step(kept, step)
-    names = [name for name, figure in COMPARED.items() if figure.shown and _known(kept, at, name)]
-    entries = [_entry(point, at, names) for point in kept]
-    for before, after, entry in zip(kept, kept[1:], entries[1:], strict=False):
-        entry["changed"] = [fact._asdict() for fact in differences(before, after)]
-        _compare(before, after, at, entry["figures"])
+    sides = {
+        name: [side_of(steps_of(point, at), name, logarithms=is_ratio(name)) for point in kept]
+        for name, figure in COMPARED.items()
+        if figure.shown and _known(kept, at, name)
+    }
+    entries = [_entry(point, at, list(sides)) for point in kept]
+    for place, entry in enumerate(entries[1:], start=1):
+        entry["changed"] = [fact._asdict() for fact in differences(kept[place - 1], kept[place])]
+        for name, figure in entry["figures"].items():
+            figure |= _change(sides[name], place - 1, place, is_ratio(name))
     changes = [figure for entry in entries for figure in entry["figures"].values() if figure["p"] is not None]
     for figure, p in zip(changes, effects.benjamini_hochberg([figure["p"] for figure in changes]), strict=True):
         figure |= {"p_adjusted": p, "differs": p <= ALPHA}
@@ -61,7 +79,8 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
         "step": at,
         "simulated_gpu": any(bool(member.summary["simulated_gpu"]) for point in kept for member in point.runs),
         "points": entries,
-        "trends": _trends(kept, at, names),
+        "indicative": _why_indicative(kept),
+        "trends": _trends(sides),
         "left_out": [{"name": name, "why": why} for name, why in reasons.items() if why],
     }
 
@@ -74,18 +93,22 @@ def _points(members: Iterable[Member]) -> list[RunSet]:
     return [RunSet(name, name, tuple(runs)) for name, runs in groups.items()]
 
 
+def _steps(point: RunSet) -> list[str]:
+    """The steps that all runs of a point have."""
+    first, *others = (levels(member.summary) for member in point.runs)
+    return [name for name in first if all(name in other for other in others)]
+
+
 def _step(points: Sequence[RunSet], asked: str | None) -> str:
-    common = [
-        name
-        for name in levels(points[-1].runs[0].summary)
-        if all(name in levels(member.summary) for point in points for member in point.runs)
-    ]
-    if asked is None:
-        return common[-1]
-    fitting = [name for name in common if asked in (name, name.split()[0])]
-    if not fitting:
-        raise UsageError(f"--step {asked}: there is no such step in all of these runs; they have {', '.join(common)}")
-    return fitting[0]
+    """Of the last point's; the first of equal ones from the end."""
+    names = _steps(points[-1])
+    if asked is not None:
+        names, known = [name for name in names if asked in (name, name.split()[0])], names
+        if not names:
+            raise UsageError(f"--step {asked}: there is no such step in {points[-1].name}; it has {', '.join(known)}")
+    if not names:
+        raise UsageError(f"the runs of {points[-1].name} have no step in common: give them a label of their own")
+    return max(reversed(names), key=lambda name: sum(name in _steps(point) for point in points))
 
 
 def _known(points: Sequence[RunSet], step: str, name: str) -> bool:
@@ -107,43 +130,91 @@ def _entry(point: RunSet, step: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _compare(before: RunSet, after: RunSet, step: str, figures: dict[str, dict[str, Any]]) -> None:
-    """Each figure of a point against that of the point before."""
-    for name, figure in figures.items():
-        ratio = is_ratio(name)
-        sides = [side_of(steps_of(point, step), name, logarithms=ratio) for point in (before, after)]
-        if (estimate := effects.difference(*sides)) is not None:
-            ends = estimate.interval()
-            figure["change"] = change(estimate.value, ratio)
-            figure["change_ci95"] = [change(end, ratio) for end in ends]
-            figure["p"] = estimate.p_differs() if estimate.infinite is not None or ends != (None, None) else None
+def _change(sides: Sequence[Side], before: int, after: int, ratio: bool) -> dict[str, Any]:
+    """Of a figure from one point to another: how far, its interval and p; null where those are not known."""
+    estimate = effects.difference(sides[before], sides[after])
+    if estimate is None:
+        return {"change": None, "change_ci95": [None, None], "p": None}
+    sure = change_between(sides, before, after)
+    ends = sure.interval() if sure else (None, None)
+    known = sure is not None and (sure.infinite is not None or ends != (None, None))
+    return {
+        "change": change(estimate.value, ratio),
+        "change_ci95": [change(end, ratio) for end in ends],
+        "p": sure.p_differs() if sure and known else None,
+    }
 
 
-def _trends(points: Sequence[RunSet], step: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def change_between(sides: Sequence[Side], before: int, after: int) -> Estimate | None:
+    """One point's figure less another's, with an error that has what differs from run to run in it.
+
+    None where that is not known: a point is a single run, and there are too few points, or a figure is infinite.
+    """
+    found = effects.difference(sides[before], sides[after])
+    if found is None or min(len(sides[place].values) for place in (before, after)) > 1:
+        return found
+    known = [place for place, side in enumerate(sides) if side.values and all(map(math.isfinite, side.values))]
+    if found.infinite is not None or len(known) < LEAST_POINTS:
+        return None
+    # Each difference of neighbours but the one in question, in standard errors of its own; a steady drift is no noise.
+    apart = np.array(
+        [
+            (_mean(sides[b]) - _mean(sides[a])) / _of_runs(sides[a], sides[b])
+            for a, b in pairwise(known)
+            if (a, b) != (before, after)
+        ]
+    )
+    one, other = sides[before], sides[after]
+    spread = float(apart.std(ddof=1)) * _of_runs(one, other)
+    error = max(spread, math.hypot(one.least_error, other.least_error))
+    below, above = (max(error, within) if math.isfinite(within) else error for within in (found.below, found.above))
+    free = apart.size - 1  # as many as squares of differences are worth, of which each shares a point with the next
+    freedom = free * free / (1.5 * free - 0.5)
+    return Estimate(found.value, below, above, freedom) if min(below, above) > 0 else None
+
+
+def _mean(side: Side) -> float:
+    return math.fsum(side.values) / len(side.values)
+
+
+def _of_runs(one: Side, other: Side) -> float:
+    """The standard error of a difference of means, for a standard deviation of 1 between runs."""
+    return math.sqrt(1 / len(one.values) + 1 / len(other.values))
+
+
+def _why_indicative(points: Sequence[RunSet]) -> str | None:
+    """Why changes of some points cannot be told from chance."""
+    if len(points) < 2 or len(points) >= LEAST_POINTS or all(len(point.runs) > 1 for point in points):
+        return None
+    return (
+        f"how much runs of one configuration differ among themselves is not known with single runs at fewer than "
+        f"{LEAST_POINTS} points, so their changes are indicative and not marked: repeat with loadgen run --repeat 5"
+    )
+
+
+def _trends(sides: dict[str, list[Side]]) -> list[dict[str, Any]]:
     """Of each figure; of those that are said to trend a share of 5 % may not (Benjamini-Hochberg)."""
-    trends = [_trend(points, step, name) for name in names]
+    trends = [_trend(name, [side for side in every if side.values]) for name, every in sides.items()]
     known = [trend for trend in trends if trend["p"] is not None]
     for trend, p in zip(known, effects.benjamini_hochberg([trend["p"] for trend in known]), strict=True):
         trend |= {"p_adjusted": p, "trend": trend["trend"] if p <= ALPHA else "none shown"}
     return trends
 
 
-def _trend(points: Sequence[RunSet], step: str, name: str) -> dict[str, Any]:
+def _trend(name: str, known: Sequence[Side]) -> dict[str, Any]:
     """Of a figure over all points that have it: Kendall's p, and the change from the first to the last."""
     ratio = is_ratio(name)
-    known = [side for point in points if (side := side_of(steps_of(point, step), name, logarithms=ratio)).values]
-    means = [math.fsum(side.values) / len(side.values) for side in known]
+    means = [_mean(side) for side in known]
     p = kendall_p(means)
-    estimate = effects.difference(known[0], known[-1]) if len(known) > 1 else None
-    ends = estimate.interval() if estimate else (None, None)
+    of_ends = _change(known, 0, len(known) - 1, ratio) if len(known) > 1 else dict.fromkeys(("change", "change_ci95"))
     return {
         "figure": name,
         "title": COMPARED[name].title,
         "unit": COMPARED[name].unit,
         "relative": ratio,
         "points": len(known),
-        "change": change(estimate.value, ratio) if estimate else None,
-        "change_ci95": [change(end, ratio) for end in ends],
+        "change": of_ends["change"],
+        "change_ci95": of_ends["change_ci95"] or [None, None],
         "p": p,
         "p_adjusted": None,
         "trend": None if p is None else "rises" if _score(means) > 0 else "falls",
@@ -152,21 +223,29 @@ def _trend(points: Sequence[RunSet], step: str, name: str) -> dict[str, Any]:
 
 def _score(values: Sequence[float]) -> int:
     """Kendall's S: pairs that go up less pairs that go down."""
-    return sum((b > a) - (b < a) for i, a in enumerate(values) for b in values[i + 1 :])
+    order = np.array(values)
+    return int(np.triu((order > order[:, None]).astype(int) - (order < order[:, None])).sum())
 
 
 def kendall_p(values: Sequence[float]) -> float | None:
-    """Two-sided, exact: how often an order at random has as large an S. None for fewer than three values."""
+    """Two-sided: how often an order at random has as large an S. None for fewer than three values."""
     n = len(values)
     if n < 3:
         return None
-    orders = [1]  # how many orders of the first values have so many inversions
+    score = abs(_score(values))
+    if n >= NORMAL_FROM:
+        deviation = math.sqrt(score_variance(np.array(values)))
+        return math.erfc(max(score - 1, 0) / deviation / math.sqrt(2)) if deviation else 1.0
+    most = (n * (n - 1) // 2 - score) // 2
+    return min(1.0, 2 * _orders_up_to(n)[most] / math.factorial(n))
+
+
+@cache
+def _orders_up_to(n: int) -> tuple[int, ...]:
+    """How many orders of n values have so many inversions or fewer."""
+    orders = [1]
     for size in range(2, n + 1):
-        longer = [0] * (len(orders) + size - 1)
-        for inversions, count in enumerate(orders):
-            for place in range(size):
-                longer[inversions + place] += count
-        orders = longer
-    pairs = n * (n - 1) // 2
-    most = (pairs - abs(_score(values))) // 2
-    return min(1.0, 2 * sum(orders[: most + 1]) / math.factorial(n))
+        sums = [0, *accumulate(orders)]
+        last = len(orders)
+        orders = [sums[min(k + 1, last)] - sums[max(k - size + 1, 0)] for k in range(last + size - 1)]
+    return tuple(accumulate(orders))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.compare_tables import amount, between, changed, probability
-from analysis.compared import COMPARED
+from analysis.compare_tables import amount, changed, probability
+from analysis.compared import COMPARED, is_ratio
 from analysis.history import History
-from analysis.plan_tables import aligned
+from analysis.plan_tables import aligned, between
 from analysis.tables import DASH
 
 _MAIN = (
@@ -23,6 +23,10 @@ _MAIN = (
 )
 # Changes of a point that are named; the others are counted.
 _NAMED = 4
+MARKED = (
+    "A change in brackets: against the point before, where it is more than chance (Benjamini-Hochberg: 5 % of those "
+    "shown may be none). A single run is held against how far neighbouring points are apart."
+)
 
 
 def headline(history: History) -> str:
@@ -84,10 +88,7 @@ def as_text(history: History) -> str:
         "",
         *aligned(*trend_table(history), words=1),
     ]
-    lines += [
-        "",
-        "A change in brackets: against the point before, where it is more than chance (5 % of them may be none).",
-    ]
+    lines += ["", MARKED, *([f"note: {history['indicative']}"] if history["indicative"] else [])]
     lines += [f"left out: {entry['name']}: {entry['why']}" for entry in history["left_out"]]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -101,9 +102,7 @@ def _cell(name: str, figure: dict[str, Any]) -> str:
     told = amount(name, figure["value"])
     if not figure["differs"]:
         return told
-    return (
-        f"{told} ({changed({'relative': COMPARED[name].unit != '%', 'unit': COMPARED[name].unit}, figure['change'])})"
-    )
+    return f"{told} ({changed({'relative': is_ratio(name), 'unit': COMPARED[name].unit}, figure['change'])})"
 
 
 def _changes(facts: list[dict[str, Any]]) -> str:

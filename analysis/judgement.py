@@ -1,8 +1,9 @@
 """What gates say of a comparison: of each gate and step one verdict, of a gate one, and of all of them one. No clock.
 
 A gate fails where NEW is shown to be beyond its limit with 95 % confidence, passes where NEW is shown to be within it,
-and is not shown where the interval straddles the limit. Holm's correction goes over all gates and steps together,
-because one false alarm stops a release: the chance of any is 5 % at most. That all pass needs no correction.
+and is not shown where the interval straddles the limit. A step at which a figure was not measured leaves its gate not
+judged. Holm's correction goes over all gates and steps together, because one false alarm stops a release: the chance
+of any is 5 % at most. That all pass needs no correction.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from analysis import effects
-from analysis.compared import COMPARED, side_of, typical
-from analysis.effects import ALPHA, Estimate
+from analysis.compared import COMPARED, bounded, side_of, typical
+from analysis.effects import ALPHA, Ends, Estimate, Side
 from analysis.sides import RunSet, steps_of
 from loadgen.gates import Gate
 
@@ -27,7 +30,8 @@ _MOST_RUNS = 100
 class _Judged(NamedTuple):
     """A gate at one step: the estimate that it is held against, and the limit on its scale.
 
-    Without an estimate `why` says so; `measured`: the figure is there all the same.
+    Without an estimate `why` says so; `measured`: the figure is there all the same. `runs` are those that count, a side
+    as it were; with one on a side their spread is not known.
     """
 
     gate: Gate
@@ -36,6 +40,7 @@ class _Judged(NamedTuple):
     limit: float = math.nan
     measured: bool = True
     why: str | None = None
+    runs: tuple[int, ...] = ()
 
 
 def of_gates(base: RunSet, new: RunSet, gates: Sequence[Gate], steps: Sequence[str]) -> list[dict[str, Any]]:
@@ -43,12 +48,11 @@ def of_gates(base: RunSet, new: RunSet, gates: Sequence[Gate], steps: Sequence[s
     judged = {(gate, step): _judged(base, new, gate, step) for gate in gates for step in steps}
     known = {key: _p(one.estimate, one, beyond=True) for key, one in judged.items() if one.estimate is not None}
     adjusted = dict(zip(known, effects.holm(list(known.values())), strict=True))
-    repeats = min(len(base.runs), len(new.runs))
     results = []
     for gate in gates:
         mine = []
         for step in steps:
-            entry = _result(judged[gate, step], known.get((gate, step)), adjusted.get((gate, step)), repeats)
+            entry = _result(judged[gate, step], known.get((gate, step)), adjusted.get((gate, step)), len(known))
             mine.append(entry | {side.name.lower(): plain(_typical(side, step, gate)) for side in (base, new)})
         results.append(
             {
@@ -81,10 +85,20 @@ def _judged(base: RunSet, new: RunSet, gate: Gate, step: str) -> _Judged:
         lacks = new.name if not after.values else base.name
         return _Judged(gate, step, None, measured=False, why=f"{lacks}: {COMPARED[gate.figure].title} was not measured")
     if not gate.relative:
-        return _Judged(gate, step, effects.level(after, gate.limit), gate.limit)
+        own = effects.level(after, gate.limit)
+        return _Judged(gate, step, own, gate.limit, why=_infinite(NEW=after), runs=(len(after.values),))
     if (estimate := effects.difference(before, after)) is None:
-        return _Judged(gate, step, None, why="it is infinite, or 0, on both sides")
-    return _Judged(gate, step, estimate, math.log(gate.limit))
+        return _Judged(gate, step, None, why="it is infinite, or 0, as often on both sides")
+    runs = len(before.values), len(after.values)
+    return _Judged(gate, step, estimate, math.log(gate.limit), why=_infinite(BASE=before, NEW=after), runs=runs)
+
+
+def _infinite(**sides: Side) -> str | None:
+    """How many runs of a side are infinite, or 0; where some are, but too few to be sure."""
+    found = {name: [value for value in side.values if math.isinf(value)] for name, side in sides.items()}
+    told = [f"{len(some)} of {len(sides[name].values)} runs of {name}" for name, some in found.items() if some]
+    size = "infinite" if any(value > 0 for some in found.values() for value in some) else "0"
+    return f"in {' and '.join(told)} it is {size}; too few runs to be sure" if told else None
 
 
 def _typical(side: RunSet, step: str, gate: Gate) -> float | None:
@@ -97,11 +111,11 @@ def _p(estimate: Estimate, one: _Judged, *, beyond: bool) -> float:
     return estimate.p_above(one.limit) if upward else estimate.p_below(one.limit)
 
 
-def _result(one: _Judged, p: float | None, p_adjusted: float | None, repeats: int) -> dict[str, Any]:
+def _result(one: _Judged, p: float | None, p_adjusted: float | None, tests: int) -> dict[str, Any]:
     """The value that is held against the limit, in % of BASE or in the figure's unit, and what comes of it."""
     estimate, why = one.estimate, one.why
     verdict = NOT_SHOWN if one.measured else NOT_MEASURED
-    ends: tuple[float | None, float | None] = (None, None)
+    ends: Ends = (None, None)
     if estimate is not None and p_adjusted is not None:
         ends = estimate.interval()
         if p_adjusted <= ALPHA:
@@ -110,8 +124,8 @@ def _result(one: _Judged, p: float | None, p_adjusted: float | None, repeats: in
             verdict = PASS
         elif estimate.infinite is None and ends == (None, None):
             why = "one run has no interval of it"
-        if not one.gate.relative and ends[0] is not None:
-            ends = max(ends[0], 0.0), ends[1]
+        if not one.gate.relative:
+            ends = bounded(one.gate.figure, ends)
     relative = one.gate.relative
     return {
         "step": one.step,
@@ -120,27 +134,35 @@ def _result(one: _Judged, p: float | None, p_adjusted: float | None, repeats: in
         "value_ci95": [change(end, relative) for end in ends],
         "p": p,
         "p_adjusted": p_adjusted,
-        "runs_needed": _runs_needed(estimate, one.limit, repeats) if estimate and verdict == NOT_SHOWN else None,
-        "why": why,
+        "runs_needed": _runs_needed(estimate, one, tests) if estimate and verdict == NOT_SHOWN else None,
+        "why": why if verdict in (NOT_SHOWN, NOT_MEASURED) else None,
     }
 
 
-def _runs_needed(estimate: Estimate, limit: float, repeats: int) -> int | None:
-    """How many runs a side would decide it with a probability of 90 %, were all as it seems; None: more than 100."""
-    if repeats < 2 or not math.isfinite(estimate.value) or estimate.value == limit:
+def _runs_needed(estimate: Estimate, one: _Judged, tests: int) -> int | None:
+    """How many runs a side would decide it with a probability of 90 %, were all as it seems; None: more than 100.
+
+    To fail is harder than to pass: it has to hold among as many `tests` (Holm, at its strictest).
+    """
+    away = abs(estimate.value - one.limit)
+    if min(one.runs) < 2 or not 0 < away < math.inf:
         return None
-    reach = NormalDist().inv_cdf(1 - ALPHA) + NormalDist().inv_cdf(POWER)
-    needed = repeats * (reach * estimate.above / (estimate.value - limit)) ** 2
-    return max(math.ceil(needed), repeats + 1) if needed <= _MOST_RUNS else None
+    above = estimate.value > one.limit
+    alpha = ALPHA / tests if above == (one.gate.sign == "<") else ALPHA
+    mean = len(one.runs) / sum(1 / count for count in one.runs)  # as good as so many on each side
+    runs = np.arange(min(one.runs) + 1, _MOST_RUNS + 1)
+    error = (estimate.below if above else estimate.above) * np.sqrt(mean / runs)
+    freedom = estimate.freedom * (runs - 1) / (mean - 1)
+    enough = effects.t_tail(away / error - NormalDist().inv_cdf(POWER), freedom) <= alpha
+    return int(runs[enough.argmax()]) if enough.any() else None
 
 
 def _of_gate(verdicts: list[str]) -> str:
-    """Of several steps: one that fails decides, and all have to pass; one that was not measured leaves it open."""
-    if all(verdict == NOT_MEASURED for verdict in verdicts):
-        return NOT_MEASURED
-    if FAIL in verdicts:
-        return FAIL
-    return PASS if all(verdict == PASS for verdict in verdicts) else NOT_SHOWN
+    """Of several steps: one that fails decides, one that cannot be judged leaves the gate so, and all have to pass."""
+    for verdict in (FAIL, NOT_MEASURED, NOT_SHOWN):
+        if verdict in verdicts:
+            return verdict
+    return PASS
 
 
 def change(value: float | None, ratio: bool) -> float | str | None:

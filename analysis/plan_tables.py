@@ -13,13 +13,19 @@ Row = tuple[str, str, str]
 
 
 def shown(figures: dict[str, Any], name: str, show: Callable[[float], str] = fine) -> tuple[str, str]:
-    """A figure and its interval as text; an end that is not known is left open."""
+    """A figure and its interval as text."""
     value, low, high = read(figures, name)
-    if low is None and high is None:
-        return text(value, show), DASH
-    if high is None:
-        return text(value, show), f"{text(low, show)} or more"
-    return text(value, show), f"{text(low, show)} to {text(high, show)}"
+    return text(value, show), between([text(low, show), text(high, show)])
+
+
+def between(ends: Sequence[str]) -> str:
+    """An interval as text; an end that is not known is left open."""
+    low, high = ends
+    if low == high == DASH:
+        return DASH
+    if high == DASH:
+        return f"{low} or more"
+    return f"{high} or less" if low == DASH else f"{low} to {high}"
 
 
 def verdict(plan: Plan) -> str:

@@ -70,12 +70,18 @@ def scaling(summaries: Sequence[Summary], asked: Asked) -> dict[str, Any]:
     units = {run.peak.figures["unit"] for run in seen}
     if len(units) > 1:
         raise UsageError(f"the levels of the runs are {' and '.join(sorted(units))}: give runs of one kind")
+    simulated = {bool(run.summary["simulated_gpu"]): run.summary["run_id"] for run in seen}
+    if len(simulated) > 1:
+        raise UsageError(
+            f"{simulated[True]} has simulated GPUs and {simulated[False]} has not: a model is never set beside real "
+            "cards, so give runs of one kind"
+        )
     base = seen[0]
     fitted, refused = _usl(seen, measure)
     return {
         "schema": SCHEMA,
         "unit": units.pop(),
-        "simulated_gpu": any(run.summary["simulated_gpu"] for run in seen),
+        "simulated_gpu": True in simulated,
         "slo": [str(objective) for objective in asked.slo],
         "measure": measure,
         "base": base.summary["run_id"],

@@ -35,7 +35,7 @@ EATERS = {
 _APART_PCT = 10.0
 
 
-def per_cent(value: float) -> str:
+def of_ideal(value: float) -> str:
     """A share of 1 in %, which may be more than all of it."""
     return f"{round(100 * value, 1) + 0.0:.1f}"
 
@@ -44,7 +44,7 @@ def verdict(scaling: Scaling) -> str:
     """The whole in one sentence, of the run with the most cards."""
     first, last = scaling["runs"][0], scaling["runs"][-1]
     times, within = shown(last, "speedup")
-    efficiency, _ = shown(last, "efficiency", per_cent)
+    efficiency, _ = shown(last, "efficiency", of_ideal)
     told = (
         f"{last['cards']} cards do {times} times ({within}) the {MEASURES[scaling['measure']]} of {first['cards']}: "
         f"{efficiency} % of {last['ideal_speedup']:g} times"
@@ -73,10 +73,10 @@ def peak_table(scaling: Scaling) -> tuple[list[str], list[list[str]]]:
         row = [str(run["cards"]), f"{run['level']:g}" + ("" if run["saturated"] else " (no limit seen)")]
         row += shown(run, "qps")
         row += shown(run, "output_tokens_per_s", count) if tokens else ()
-        row += (*shown(run, "speedup"), *shown(run, "efficiency", per_cent), text(run["serial_share"], per_cent))
+        row += (*shown(run, "speedup"), *shown(run, "efficiency", of_ideal), text(run["serial_share"], of_ideal))
         row.append(DASH if run["eaten_by"] is None else EATERS[run["eaten_by"]][0])
         if within:
-            row += (*shown(run, "max_qps_within_slo"), *shown(run, "efficiency_within_slo", per_cent))
+            row += (*shown(run, "max_qps_within_slo"), *shown(run, "efficiency_within_slo", of_ideal))
         rows.append(row)
     return headers + within, rows
 
@@ -96,7 +96,7 @@ def loss_table(scaling: Scaling) -> tuple[list[str], list[list[str]]]:
                 *(text(utils[name]) for name in ("least", "mean", "most")),
                 *(text(run[name]) for name in ("running", "waiting")),
                 *(text(run["bytes_per_token"][link], lambda value: fine(value / 1024)) for link in ("nvlink", "pcie")),
-                *(text(run["factors"][name], per_cent) for name in ("fed", "balance", "clock", "work")),
+                *(text(run["factors"][name], of_ideal) for name in ("fed", "balance", "clock", "work")),
             ]
         )
     return headers, rows

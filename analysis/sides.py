@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import damage
 from analysis.report.saved import summary_of
+from analysis.windows import readable
 from loadgen import rundir
 from loadgen.errors import Incomparable, RunDirError, UsageError
 
@@ -67,8 +69,9 @@ def _found(item: str, runs_dir: Path) -> list[Path]:
 
 def _directory(text: str, runs_dir: Path) -> Path:
     for path in (Path(text), runs_dir / text):
-        if text and (path / rundir.MANIFEST).is_file():
-            return path.resolve()
+        with suppress(OSError):  # too long for a name, or in a folder that may not be entered
+            if text and (path / rundir.MANIFEST).is_file():
+                return path.resolve()
     raise RunDirError(f"{text!r} is no run directory, and none under {runs_dir}: see loadgen runs, or --runs-dir")
 
 
@@ -176,10 +179,15 @@ def levels(summary: dict[str, Any]) -> list[str]:
     """The steps of a run, as they are told apart: level, unit, and which of several of that level."""
     names: list[str] = []
     for step in summary["steps"]:
-        name = f"{step['level']:g} {step['unit']}"
+        name = f"{readable(step['level'])} {step['unit']}"
         again = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{again + 1}" if again else name)
     return names
+
+
+def objectives(summary: dict[str, Any]) -> str | None:
+    """The objectives that goodput was counted by; None without any."""
+    return ", ".join(sorted(each["text"] for each in summary.get("slo") or [])) or None
 
 
 def steps_of(side: RunSet, name: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from loadgen.agents.passphrases import unlock
 from loadgen.cli_agents import agents
 from loadgen.cli_compare import compare, history
 from loadgen.cli_options import EPILOG, with_options
+from loadgen.cli_output import form_option
 from loadgen.cli_plan import plan
 from loadgen.cli_report import print_report, print_table, report
 from loadgen.cli_scaling import scaling
@@ -103,7 +104,7 @@ def run(scenario: str | None, earlier: Path | None, dry_run: bool, **texts: Any)
 
 @main.command(epilog=EPILOG)
 @with_options(RUN_OPTIONS)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="output")
+@form_option("text", "json")
 def doctor(form: str, **texts: Any) -> None:
     """Check the endpoint and this machine with the options of a run, and say what to do about each problem.
 
@@ -142,7 +143,7 @@ def doctor(form: str, **texts: Any) -> None:
     type=click.Path(path_type=Path),
     help="where the run directories are",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="output")
+@form_option("text", "json")
 def runs(runs_dir: Path, form: str) -> None:
     """List the runs, newest first: what each one was, and its figures at the step with the highest QPS.
 
@@ -213,8 +214,10 @@ def _repeated(earlier: Path, scenario: str | None, texts: dict[str, Any]) -> tup
     """Scenario and option texts of an earlier run, under what is given now. Raises RunDirError."""
     manifest = rundir.read_manifest(earlier)
     then = {key: text for key, text in manifest["options"].items() if isinstance(text, str)}
-    if (repeat := manifest.get("repeat")) and then.get("seed", "").isdecimal():
-        then["seed"] = str(int(then["seed"]) - repeat["number"] + 1)  # that of the first
+    repeat = manifest.get("repeat")
+    number = repeat.get("number") if isinstance(repeat, dict) else None
+    if isinstance(number, int) and then.get("seed", "").isdecimal():
+        then["seed"] = str(int(then["seed"]) - number + 1)  # that of the first
     now = {key: text for key, text in texts.items() if text}
     if "host" in now:
         then.pop("model", None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from loadgen.cli_options import EPILOG, with_options
+from loadgen.cli_output import as_json, form_option, output_option, write
 from loadgen.errors import GateFailed, LoadgenError, UsageError
 from loadgen.gates import EXAMPLE, Gate, parse_gates
 from loadgen.option import Option, Reader
@@ -22,21 +22,14 @@ _GATES = (
 _FIGURES = Option("figures", "DIR", None, "write the figures there too, as PNG and SVG")
 _RUNS_DIR = Option("runs-dir", "DIR", "runs", "where runs are looked for that are named, not given as a path")
 _FORMATS = ("text", "json", "md", "junit", "html")
-_output = click.option(
-    "--output", type=click.Path(path_type=Path), help="file to write to, instead of the standard output"
-)
-
-
-def _form(*names: str) -> Any:
-    return click.option("--format", "form", type=click.Choice(names), default="text", show_default=True, help="output")
 
 
 @click.command(epilog=EPILOG)
 @click.argument("base", metavar="BASE")
 @click.argument("new", metavar="NEW")
 @with_options((*_GATES, _RUNS_DIR, _FIGURES))
-@_form(*_FORMATS)
-@_output
+@form_option(*_FORMATS)
+@output_option
 def compare(base: str, new: str, form: str, output: Path | None, **texts: Any) -> None:
     """Compare NEW with BASE: what changed at each step, how surely, and whether it stays within the gates.
 
@@ -60,7 +53,7 @@ def compare(base: str, new: str, form: str, output: Path | None, **texts: Any) -
     ]
     made = make(sides[0], sides[1], gates, texts["allow"])
     strict = bool(texts["strict"])
-    _write(output, _shown(made, form, strict))
+    write(output, _shown(made, form, strict))
     if wanted is not None:
         from analysis.report.compare_page import save_figures
 
@@ -71,9 +64,9 @@ def compare(base: str, new: str, form: str, output: Path | None, **texts: Any) -
 @click.command(epilog=EPILOG)
 @click.argument("label", metavar="LABEL")
 @with_options((_RUNS_DIR, _FIGURES))
-@click.option("--step", metavar="LEVEL", help="the step that is looked at; default: the highest that all runs have")
-@_form("text", "json", "html")
-@_output
+@click.option("--step", metavar="LEVEL", help="the step that is looked at; default: the highest that most points have")
+@form_option("text", "json", "html")
+@output_option
 def history(label: str, step: str | None, form: str, output: Path | None, **texts: Any) -> None:
     """Show the runs of LABEL over time: each figure from run to run, what changed in between, and whether it trends.
 
@@ -93,9 +86,9 @@ def history(label: str, step: str | None, form: str, output: Path | None, **text
     if form == "html":
         from analysis.report.history_page import page
 
-        _write(output, page(made))
+        write(output, page(made))
     else:
-        _write(output, _json(made) if form == "json" else history_tables.as_text(made))
+        write(output, as_json(made) if form == "json" else history_tables.as_text(made))
     if texts["figures"]:
         from analysis.report.history_page import save_figures
 
@@ -124,7 +117,7 @@ def _shown(made: dict[str, Any], form: str, strict: bool) -> str:
 
     match form:
         case "json":
-            return _json(made)
+            return as_json(made)
         case "md":
             return compare_texts.as_markdown(made)
         case "junit":
@@ -137,28 +130,12 @@ def _shown(made: dict[str, Any], form: str, strict: bool) -> str:
             return compare_texts.as_text(made)
 
 
-def _json(made: dict[str, Any]) -> str:
-    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
-
-
 def _save(save: Callable[[Path], None], folder: Path) -> None:
     try:
         save(folder)
     except OSError as error:
         raise LoadgenError(f"--figures: cannot write to {folder}: {error.strerror}; name another folder") from error
     click.echo(f"figures: {folder}", err=True)
-
-
-def _write(output: Path | None, text: str) -> None:
-    """Into the file, or to the standard output. Raises LoadgenError."""
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise LoadgenError(f"--output: cannot write {output}: {error.strerror}; name another file") from error
-    click.echo(f"written: {output}", err=True)
 
 
 def _raise_for(made: dict[str, Any], strict: bool) -> None:

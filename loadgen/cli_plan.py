@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ import click
 
 from loadgen import rundir
 from loadgen.cli_options import EPILOG, with_options
-from loadgen.errors import LoadgenError, UsageError
+from loadgen.cli_output import as_json, form_option, output_option, write
+from loadgen.errors import UsageError
 from loadgen.option import Option, Reader
 from loadgen.option_values import count, natural
 from loadgen.slo import EXAMPLE, Objective, parse_slo
@@ -32,10 +32,8 @@ _OPTIONS = (
 @click.command(epilog=EPILOG)
 @click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
 @with_options(_OPTIONS)
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True, help="output"
-)
-@click.option("--output", type=click.Path(path_type=Path), help="file to write to, instead of the standard output")
+@form_option("text", "json", "html")
+@output_option
 def plan(directory: Path, form: str, output: Path | None, **texts: Any) -> None:
     """Plan capacity from RUN: its knee, the most it holds within an SLO, and what a target rate needs.
 
@@ -58,23 +56,11 @@ def plan(directory: Path, form: str, output: Path | None, **texts: Any) -> None:
     if form == "html":
         from analysis.report.plan_page import page
 
-        _write(output, page(made))
+        write(output, page(made))
     elif form == "json":
-        _write(output, json.dumps(made.plan, indent=1, ensure_ascii=False) + "\n")
+        write(output, as_json(made.plan))
     else:
-        _write(output, as_text(made.plan))
-
-
-def _write(output: Path | None, text: str) -> None:
-    """Into the file, or to the standard output. Raises LoadgenError."""
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise LoadgenError(f"--output: cannot write {output}: {error.strerror}; name another file") from error
-    click.echo(f"plan: {output}", err=True)
+        write(output, as_text(made.plan))
 
 
 def demand_of(texts: dict[str, Any]) -> Demand:

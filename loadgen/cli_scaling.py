@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import click
 
 from loadgen import rundir
 from loadgen.cli_options import EPILOG, with_options
-from loadgen.errors import LoadgenError, UsageError
+from loadgen.cli_output import as_json, form_option, output_option, write
+from loadgen.errors import UsageError
 from loadgen.option import Option, Reader
 from loadgen.option_values import count
 from loadgen.slo import Objective, parse_slo
@@ -27,10 +27,8 @@ _OPTIONS = (
 @click.command(epilog=EPILOG)
 @click.argument("directories", metavar="RUN RUN…", nargs=-1, type=click.Path(path_type=Path))
 @with_options(_OPTIONS)
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True, help="output"
-)
-@click.option("--output", type=click.Path(path_type=Path), help="file to write to, instead of the standard output")
+@form_option("text", "json", "html")
+@output_option
 def scaling(directories: tuple[Path, ...], form: str, output: Path | None, **texts: Any) -> None:
     """Speed-up and efficiency over cards, of runs at 1, 2, 4, … replicas or GPUs; and what eats the rest.
 
@@ -54,11 +52,11 @@ def scaling(directories: tuple[Path, ...], form: str, output: Path | None, **tex
     if form == "html":
         from analysis.report.scaling_page import page
 
-        _write(output, page(found))
+        write(output, page(found))
     elif form == "json":
-        _write(output, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write(output, as_json(found))
     else:
-        _write(output, as_text(found))
+        write(output, as_text(found))
 
 
 def _asked(directories: tuple[Path, ...], texts: dict[str, Any]) -> Asked:
@@ -72,6 +70,9 @@ def _asked(directories: tuple[Path, ...], texts: dict[str, Any]) -> Asked:
     problems = list(reader.problems)
     if len(directories) < 2:
         problems.append("which runs? Give two or more, with different numbers of cards")
+    real = [directory.resolve() for directory in directories]
+    for run in dict.fromkeys(run for run in real if real.count(run) > 1):
+        problems.append(f"{run.name} is named twice: give each run once")
     if cards is not None and len(cards) != len(directories):
         problems.append(
             f"--gpus: {len(cards)} number(s) for {len(directories)} run(s): give one for each, in their order"
@@ -83,15 +84,3 @@ def _asked(directories: tuple[Path, ...], texts: dict[str, Any]) -> Asked:
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(count(part) for part in text.split(","))
-
-
-def _write(output: Path | None, text: str) -> None:
-    """Into the file, or to the standard output. Raises LoadgenError."""
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        output.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise LoadgenError(f"--output: cannot write {output}: {error.strerror}; name another file") from error
-    click.echo(f"scaling: {output}", err=True)

@@ -38,7 +38,7 @@ def source(told: Comparison | History) -> str:
 
 def curves(comparison: Comparison) -> Figure:
     """Each main figure over the level, of BASE and of NEW, with the interval of each point; of one step its runs."""
-    drawn = [name for name in _CURVES if any(_points(comparison, name, "base")[1].notna())]
+    drawn = [name for name in _CURVES if any(_points(comparison, name, side)[1].notna().any() for side in _NAMES)]
     single = len(comparison["levels"]) == 1
     columns = min(5 if single else 3, len(drawn))
     rows = -(-len(drawn) // columns)
@@ -61,11 +61,30 @@ def _curve(axes: Axes, comparison: Comparison, name: str) -> None:
         finite = np.isfinite(values)
         ms = size if len(levels) <= CROWDED else 0.6 * size
         axes.plot(levels[finite], values[finite], style, color=color, marker=marker, ms=ms, label=label)
+        _infinite(axes, levels[np.isposinf(values)], color, lower=side == "base")
         known = finite & low.notna() & high.notna()
         if known.any():
             top = axes.get_ylim()[1]
             axes.fill_between(levels[known], low[known], np.minimum(high[known], top), color=color, alpha=0.18, lw=0)
     level_axis(axes, comparison["levels"], comparison["unit"])
+
+
+def _infinite(axes: Axes, places: Sequence[float] | pd.Series[float], color: str, *, lower: bool = False) -> None:
+    """What is infinite: arrows at the upper edge of the axes; `lower`: below those of another side."""
+    across, height = axes.get_xaxis_transform(), 0.9 if lower else 0.96
+    for place in places:
+        axes.plot([place], [height], "^", color=color, ms=6, transform=across)
+        axes.annotate(
+            "inf",
+            (place, height),
+            (-6, 0),
+            across,
+            "offset points",
+            color=color,
+            ha="right",
+            va="center",
+            fontsize="small",
+        )
 
 
 def _runs(axes: Axes, comparison: Comparison, name: str) -> None:
@@ -78,9 +97,9 @@ def _runs(axes: Axes, comparison: Comparison, name: str) -> None:
         each = np.array([as_number(value) for value in found], dtype=float) / size
         if len(each) > 1:
             beside = place + 0.22 + np.linspace(0, 0.12, len(each))
-            axes.plot(beside, np.minimum(each, top), "o", color=color, ms=3.5, mfc="none", label=f"runs of {label}")
-        if np.isfinite(values):
-            axes.plot([place], [values], marker, color=color, ms=6, label=label)
+            axes.plot(beside, each, "o", color=color, ms=3.5, mfc="none", label=f"runs of {label}")
+        axes.plot([place], [values], marker, color=color, ms=6, label=label)
+        _infinite(axes, [place] if np.isposinf(each).any() or np.isposinf(values) else [], color)
         if np.isfinite(low) and not np.isnan(high):
             axes.vlines(place, max(low, bottom), min(high, top), color=color, lw=1.6)
     axes.set_xlim(-0.5, 1.7)
@@ -106,7 +125,7 @@ def changes(comparison: Comparison) -> Figure | None:
     effects = [
         effect
         for effect in comparison["effects"]
-        if effect["relative"] and effect["step"] in steps and isinstance(effect["change"], float)
+        if effect["relative"] and effect["step"] in steps and effect["change"] is not None
     ]
     names = list(dict.fromkeys(effect["figure"] for effect in effects))
     if not names:
@@ -128,11 +147,13 @@ def changes(comparison: Comparison) -> Figure | None:
 
 def _reach(effects: list[dict[str, Any]]) -> tuple[float, float]:
     """From where to where the axis goes: every change, and of the intervals what is not far beyond."""
-    values = [effect["change"] for effect in effects]
+    values = [effect["change"] for effect in effects if effect["change"] != "inf"]
     ends = [end for effect in effects for end in effect["change_ci95"] if isinstance(end, float)]
-    widest = 2.5 * max(1.0, *(abs(value) for value in values))
+    widest = 2.5 * max([1.0, *(abs(value) for value in values)])
     low, high = min([0.0, *values, *(max(end, -widest) for end in ends)]), max([0.0, *values, *ends])
     high = min(high, max([widest, *values]))
+    if len(values) < len(effects):  # room for the word
+        high += 0.45 * (high - low)
     pad = 0.06 * (high - low)
     return low - pad, high + pad
 
@@ -144,14 +165,24 @@ def _forest(axes: Axes, effects: list[dict[str, Any]], names: list[str], reach: 
         color, label = _KINDS[effect["direction"]] if effect["differs"] else (_GREY, "no difference shown")
         place = names.index(effect["figure"])
         ends = effect["change_ci95"]
-        if ends == [None, None]:
+        unsure = ends == [None, None] and not effect["differs"]
+        if unsure:
             label = "interval not known"
-        else:
+        elif ends != [None, None]:
             low, high = (end if isinstance(end, float) else edge for end, edge in zip(ends, reach, strict=True))
             axes.hlines(place, max(low, reach[0]), min(high, reach[1]), color=color, lw=1.8)
+        infinite = effect["change"] == "inf"
+        if infinite:
+            axes.annotate(
+                "infinite", (reach[1], place), (-8, 0), "data", "offset points", color=color, ha="right", va="center"
+            )
         known = axes.get_legend_handles_labels()[1]
-        fill = "none" if ends == [None, None] else color
-        axes.plot([effect["change"]], [place], "o", color=color, ms=5.5, mfc=fill, label=_once(label, known))
+        at, marker, fill = (
+            reach[1] if infinite else effect["change"],
+            ">" if infinite else "o",
+            "none" if unsure else color,
+        )
+        axes.plot([at], [place], marker, color=color, ms=5.5, mfc=fill, label=_once(label, known), clip_on=False)
     axes.set_xlim(*reach)
 
 
@@ -187,7 +218,8 @@ def over_time(history: History) -> Figure:
         top = axes.get_ylim()[1]
         for place, entry in zip(places, found, strict=True):
             each = np.array([as_number(value) for value in entry["runs"]], dtype=float) / size
-            axes.plot(np.full(len(each), place), np.minimum(each, top), "o", color=BLUE, ms=3, mfc="none", alpha=0.6)
+            axes.plot(np.full(len(each), place), each, "o", color=BLUE, ms=3, mfc="none", alpha=0.6)
+            _infinite(axes, [place] if np.isposinf(each).any() else [], RED)
         finite = np.isfinite(frame["value"])
         axes.plot(places[finite], frame["value"][finite], "-o", color=BLUE, ms=5.5)
         known = finite & frame["low"].notna() & frame["high"].notna()

@@ -23,4 +23,9 @@ def embed(figure: Figure) -> str:
     """The data URL of a figure, as PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return data_url(data.getvalue(), "png")
+
+
+def data_url(image: bytes, kind: str) -> str:
+    """`kind` is "png" or "svg+xml"."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

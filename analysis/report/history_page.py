@@ -23,6 +23,7 @@ def page(history: History) -> str:
         headline=tables.headline(history),
         points=tables.point_table(history),
         trends=tables.trend_table(history),
+        marked=tables.MARKED,
         picture=picture,
     )
 

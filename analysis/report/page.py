@@ -20,7 +20,7 @@ from analysis import (
 from analysis.checks import SIMULATED_GPU
 from analysis.interval_tables import interval
 from analysis.load import Run
-from analysis.report.pictures import Picture
+from analysis.report.embedded import Picture
 from analysis.report.templates import template
 from analysis.tables import Summary
 from analysis.windows import RATE

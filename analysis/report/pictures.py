@@ -5,15 +5,15 @@ A figure without data is left out. Bins of time are seconds since the run's star
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from analysis import clocks, host_tables, tables
 from analysis.analyse import Analysed
 from analysis.plots import bounds, canvas, concurrency, distributions, energy, errors, gpus, timeline, trends
+from analysis.report.embedded import Picture, data_url
 
 _CAPTIONS = {
     "qps_vs_concurrency": "Requests and output tokens a second in each step's measuring window, by when they ended; "
@@ -49,14 +49,6 @@ _CAPTIONS = {
 _MODELLED = ("timeline", *(f"{what}_vs_concurrency" for what in ("vram", "gpu", "energy", "queue")))
 
 
-class Picture(NamedTuple):
-    """`source` is a data URL."""
-
-    name: str
-    caption: str
-    source: str
-
-
 def draw(folder: Path, summary: dict[str, Any], steps: pd.DataFrame, analysed: Analysed) -> list[Picture]:
     """Save each figure that there are data for, as PNG and SVG; `summary` and `steps` have the steps to show."""
     pictures = []
@@ -87,9 +79,9 @@ def draw(folder: Path, summary: dict[str, Any], steps: pd.DataFrame, analysed: A
         for name, figure in figures.items():
             if figure is not None:
                 canvas.save(figure, folder, name)
-                data = base64.b64encode((folder / f"{name}.svg").read_bytes()).decode()
+                source_of = data_url((folder / f"{name}.svg").read_bytes(), "svg+xml")
                 caption = _CAPTIONS[name]
                 if summary["simulated_gpu"] and name in _MODELLED:
                     caption += " GPU and server figures: simulated GPU."
-                pictures.append(Picture(name, caption, f"data:image/svg+xml;base64,{data}"))
+                pictures.append(Picture(name, caption, source_of))
     return pictures

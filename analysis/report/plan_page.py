@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
-
 from analysis import plan_tables
 from analysis.capacity import Capacity
 from analysis.plots import canvas
 from analysis.plots import capacity as plots
+from analysis.report.embedded import Picture, embed
 from analysis.report.templates import template
 
-_DPI = 200  # twice what a page of this width shows
 _CAPTIONS = {
     "curve": "Steps as measured, and the fitted curve; shaded beside a line: the interval of knee and load.",
     "objectives": "The figure of each objective; the plan takes the lowest of the levels.",
     "replicas": "Left: what so many replicas hold, with the interval of what one does. Right: other targets.",
     "energy": "Of the GPUs alone, as measured in each step; between steps the plan goes in proportion.",
 }
-
-
-class Picture(NamedTuple):
-    """`source` is a data URL."""
-
-    name: str
-    caption: str
-    source: str
 
 
 def page(capacity: Capacity) -> str:
@@ -57,10 +43,4 @@ def _pictures(capacity: Capacity) -> list[Picture]:
             "replicas": plots.replicas(capacity),
             "energy": plots.energy(capacity),
         }
-        return [Picture(name, _CAPTIONS[name], _png(figure)) for name, figure in figures.items() if figure is not None]
-
-
-def _png(figure: Figure) -> str:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+        return [Picture(name, _CAPTIONS[name], embed(figure)) for name, figure in figures.items() if figure is not None]

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 from analysis import scaling_tables
 from analysis.plots import canvas
 from analysis.plots import scaling as plots
+from analysis.report.embedded import Picture, embed
 from analysis.report.templates import template
 from analysis.scaling_tables import Scaling
 
-_DPI = 200  # twice what a page of this width shows
+_CAPTION = "Bars are 95 % intervals of the runs as they were; the dotted line is the ideal."
 
 
 def page(scaling: Scaling) -> str:
     """The HTML page."""
-    data = io.BytesIO()
     with canvas.styled():
-        plots.scaling(scaling).savefig(data, format="png", dpi=_DPI, metadata={"Software": None})
+        picture = Picture("over-cards", _CAPTION, embed(plots.scaling(scaling)))
     return template("scaling.html.j2").render(
         runs=scaling["runs"],
         base=scaling["base"],
         simulated=scaling["simulated_gpu"],
         verdict=scaling_tables.verdict(scaling),
         remedy=scaling_tables.remedy(scaling),
-        picture="data:image/png;base64," + base64.b64encode(data.getvalue()).decode(),
+        picture=picture,
         peaks=scaling_tables.peak_table(scaling),
         losses=scaling_tables.loss_table(scaling),
         law=scaling_tables.law_text(scaling),

@@ -11,20 +11,29 @@ from tests.analysis import synthetic as syn
 
 
 def step(level: float, ttft_p95: float | str = 100.0, qps: float = 50.0, **changes: Any) -> dict[str, Any]:
-    """A step of 1000 requests, whose intervals reach 5 % to either side."""
-    ends = [None, None] if isinstance(ttft_p95, str) else [0.95 * ttft_p95, 1.05 * ttft_p95]
+    """A step of 1000 requests, whose intervals reach 5 % to either side; infinite is so for sure."""
+    ends = [ttft_p95, ttft_p95] if isinstance(ttft_p95, str) else [0.95 * ttft_p95, 1.05 * ttft_p95]
     return {
         "level": level,
         "unit": "users",
         "requests": 1000,
+        "ok": 1000,
         "cancelled": 0,
         "success_pct": 100.0,
         "success_pct_ci95": [99.6, 100.0],
         "qps": qps,
         "qps_ci95": [0.95 * qps, 1.05 * qps],
+        "output_tokens_per_s": None,
+        "gpus": [],
         "ttft_ms": {"p95": ttft_p95},
         "ttft_ms_ci95": {"p95": ends},
     } | changes
+
+
+def unanswered(level: float, **changes: Any) -> dict[str, Any]:
+    """A step of 1000 requests none of which was answered, as a summary has it."""
+    nothing = {"ok": 0, "success_pct": 0.0, "success_pct_ci95": [0.0, 0.4], "qps": 0.0, "qps_ci95": None}
+    return step(level, "inf", **nothing, itl_ms={"p95": None}, itl_ms_ci95={"p95": [None, None]}) | changes
 
 
 def member(name: str, steps: Sequence[dict[str, Any]], **changes: Any) -> Member:

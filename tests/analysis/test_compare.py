@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from analysis.compare import compare
 from analysis.compare_tables import gate_table, notes, verdict
+from analysis.plots import compare as plots
+from analysis.plots.canvas import RED
 from analysis.report.compare_page import page
 from analysis.report.compare_texts import as_junit, as_markdown, as_text
-from analysis.sides import RunSet, check, read_side
-from loadgen.errors import Incomparable, UsageError
+from analysis.sides import RunSet, check, levels, read_side
+from loadgen.cli_compare import _raise_for
+from loadgen.errors import GateFailed, Incomparable, UsageError
 from loadgen.gates import parse_gates
 from tests.analysis import synthetic as syn
-from tests.analysis.compared_runs import member, repeats, side, step
+from tests.analysis.compared_runs import member, repeats, side, step, unanswered
 
 BASE = (98.0, 100.0, 101.0, 99.0, 102.0)
 
@@ -73,10 +78,77 @@ def test_one_run_a_side_is_indicative_and_says_why() -> None:
 def test_failures_that_reach_a_percentile_are_a_shown_difference() -> None:
     infinite = made(repeats("BASE", *BASE), repeats("NEW", *["inf"] * 5), "ttft_p95<+20%")
     assert infinite["verdict"] == "fail" and infinite["gates"][0]["steps"][0]["value"] == "inf"
+    beyond_all = {"ttft_ms_ci95": {"p95": [109.0, None]}}
+    unsure = made(repeats("BASE", 100.0, 101.0), side("NEW", [[step(10, "inf", **beyond_all)]] * 2), "ttft_p95<+20%")
+    told = unsure["gates"][0]["steps"][0]
+    assert (
+        told["verdict"] == "not shown"
+        and told["why"] == "in 2 of 2 runs of NEW it is infinite; too few runs to be sure"
+    )
     one_of_five = made(repeats("BASE", *BASE), repeats("NEW", *BASE[:4], "inf"), "ttft_p95<+20%")
     assert one_of_five["verdict"] == "not known"
     both = made(repeats("BASE", "inf", "inf"), repeats("NEW", "inf", "inf"), "ttft_p95<+20%")
     assert both["gates"][0]["verdict"] == "not shown" and "both sides" in both["gates"][0]["steps"][0]["why"]
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "ttft_p95<+20%",
+        "ttft_p95<1s",
+        "e2e_p99<3s",  # the summary has no such figure where nothing was answered: it is infinite
+        "itl_p95<+20%",
+        "qps>-5%",
+        "qps>10",
+        "error_rate<2%",
+        "ttft_p95<+20%,qps>-5%,e2e_p99<3s,itl_p95<1s,error_rate<2%",
+    ],
+)
+def test_a_server_that_answers_nothing_fails_every_gate_however_many_runs_show_it(runs: int, gate: str) -> None:
+    good = step(10, itl_ms={"p95": 10.0}, itl_ms_ci95={"p95": [9.5, 10.5]})
+    found = made(side("BASE", [[good]] * runs), side("NEW", [[unanswered(10)]] * runs), gate)
+    assert [one["verdict"] for one in found["gates"]] == ["fail"] * len(found["gates"])
+    json.dumps(found, allow_nan=False)
+    assert " inf " not in verdict(found)
+
+
+def test_of_few_requests_none_answered_may_be_chance() -> None:
+    few = unanswered(10, requests=7)
+    assert made(repeats("BASE", 100.0), side("NEW", [[few]]), "qps>-5%")["indication"] == "not known"
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "gates", "verdicts"),
+    [
+        ({}, {}, "ttft_p95<+20%,error_rate<2%", ["pass", "pass"]),
+        ({}, {"ttft_ms": {"p95": 130.0}}, "ttft_p95<+20%", ["fail"]),
+        ({}, {"ttft_ms": {"p95": None}}, "ttft_p95<+20%,error_rate<2%", ["not measured", "pass"]),
+        ({}, {"ttft_ms": {"p95": None}}, "ttft_p95<1s", ["not measured"]),
+        ({"ttft_ms": {"p95": None}}, {}, "ttft_p95<+20%,ttft_p95<1s", ["not measured", "pass"]),
+        ({"tokens": {"output_mean": 9.0}}, {}, "output_tokens>-10%", ["not measured"]),
+        ({}, {"ttft_ms": {"p95": 120.0}}, "ttft_p95<+20%", ["not shown"]),
+        ({}, {"ttft_ms": {"p95": None}, "success_pct": 0.0, "ok": 0}, "ttft_p95<+20%,error_rate<2%", ["fail", "fail"]),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_exit_code_and_junit_agree(
+    base: dict[str, Any], new: dict[str, Any], gates: str, verdicts: list[str], strict: bool
+) -> None:
+    """What is said of the second of two steps; the first is as good as that of BASE."""
+    first = step(10, tokens={"output_mean": 9.0})
+    sides = [side(name, [[first, step(20, **of)]] * 5) for name, of in (("BASE", base), ("NEW", new))]
+    found = made(sides[0], sides[1], gates)
+    assert [gate["verdict"] for gate in found["gates"]] == verdicts
+    suite = ElementTree.fromstring(as_junit(found, strict))
+    stopped = False
+    try:
+        _raise_for(found, strict)
+    except GateFailed:
+        stopped = True
+    assert stopped == (int(suite.get("failures", 0)) + int(suite.get("errors", 0)) > 0)
+    if "not measured" in verdicts:
+        assert "cannot be judged at 20 users" in verdict(found)
 
 
 def test_gates_are_corrected_for_all_steps_together() -> None:
@@ -100,6 +172,120 @@ def test_what_is_not_shown_says_how_many_runs_would_decide() -> None:
     assert found["gates"][0]["verdict"] == "not shown"
     needed = found["gates"][0]["steps"][0]["runs_needed"]
     assert 6 <= needed <= 20 and f"about {needed} runs a side" in gate_table(found)[1][0][-1]
+
+
+def test_as_many_runs_as_are_said_to_be_needed_do_decide() -> None:
+    """To fail, among the tests of all steps; a gate on NEW alone asks for runs of NEW, however many BASE has."""
+    rng = np.random.default_rng(5)
+
+    def runs(name: str, count: int, factor: float) -> RunSet:
+        drawn = factor * 100 * np.exp(0.08 * rng.standard_normal((count, 4)))
+        return side(name, [[step(10 * (k + 1), float(value)) for k, value in enumerate(run)] for run in drawn])
+
+    def needed(found: dict[str, Any]) -> list[int]:
+        return [one["runs_needed"] for one in found["gates"][0]["steps"] if one["runs_needed"]]
+
+    gate, count = "ttft_p95<+20%", 40
+    told = [n for _ in range(60) for n in needed(made(runs("BASE", 3, 1), runs("NEW", 3, 1.35), gate))]
+    enough = int(np.median(told))
+    failed = [
+        one["verdict"] == "fail"
+        for _ in range(count)
+        for one in made(runs("BASE", enough, 1), runs("NEW", enough, 1.35), gate)["gates"][0]["steps"]
+    ]
+    assert np.mean(failed) >= 0.8
+    absolute = made(repeats("BASE", 100.0), repeats("NEW", 90.0, 115.0, 100.0, 95.0, 105.0), "ttft_p95<108ms")
+    assert needed(absolute) and min(needed(absolute)) > 5
+
+
+def test_a_gate_on_new_alone_is_not_indicative_because_base_has_one_run() -> None:
+    found = made(repeats("BASE", 100.0), repeats("NEW", *BASE), "ttft_p95<110ms")
+    assert found["verdict"] == "pass" and any("BASE has one run" in note for note in found["notes"])
+    both = made(repeats("BASE", 100.0), repeats("NEW", *BASE), "ttft_p95<110ms,qps>-5%")
+    assert both["verdict"] == "indicative"
+
+
+def test_goodput_by_other_objectives_is_not_compared() -> None:
+    def of(name: str, objective: str) -> RunSet:
+        made = side(name, [[step(10, goodput_qps=30.0 + k)] for k in range(3)])
+        return RunSet(
+            name, "", tuple(m._replace(summary=m.summary | {"slo": [{"text": objective}]}) for m in made.runs)
+        )
+
+    def figures(found: dict[str, Any]) -> set[str]:
+        return {effect["figure"] for effect in found["effects"]}
+
+    base, same, looser = of("BASE", "ttft_p99<1s"), of("NEW", "ttft_p99<1s"), of("NEW", "ttft_p99<10s")
+    assert "goodput_qps" in figures(made(base, same, "goodput_qps>-50%"))
+    found = made(base, looser, "qps>-5%")
+    assert (
+        "goodput_qps" not in figures(found)
+        and {"name": "slo", "base": "ttft_p99<1s", "new": "ttft_p99<10s"} in found["environment"]
+    )
+    assert any(note.startswith("slo differs: ttft_p99<1s and ttft_p99<10s") for note in found["notes"])
+    with pytest.raises(Incomparable, match="slo differs: ttft_p99<1s and ttft_p99<10s: goodput_qps>-50%"):
+        made(base, looser, "goodput_qps>-50%")
+
+
+def test_shares_end_at_100_per_cent_and_so_do_their_changes() -> None:
+    def some(name: str, *success: float) -> RunSet:
+        of = [{"success_pct": pct, "success_pct_ci95": [max(pct - 30, 0), min(pct + 30, 100)]} for pct in success]
+        return side(name, [[step(10, **one)] for one in of])
+
+    found = made(some("BASE", 100.0, 2.0), some("NEW", 99.0, 0.0), "error_rate<2%")
+    (effect,) = [one for one in found["effects"] if one["figure"] == "error_rate"]
+    assert effect["new"]["ci95"] == found["gates"][0]["steps"][0]["value_ci95"] == [0, 100]
+    assert effect["change_ci95"] == [-100, 100]
+
+
+def test_large_levels_keep_their_names() -> None:
+    assert levels({"steps": [{"level": level, "unit": "/s"} for level in (1234567, 1234568, 0.5, 10.0, 10)]}) == [
+        "1234567 /s",
+        "1234568 /s",
+        "0.5 /s",
+        "10 /s",
+        "10 /s #2",
+    ]
+
+
+def test_markdown_leaves_words_of_users_alone() -> None:
+    model = "m`x`|<b>[l](http://e) \\| @all"
+    told = as_markdown(
+        made(
+            *(repeats(name, *BASE, target={"url": "u", "model": model, "simulated": False}) for name in ("BASE", "NEW"))
+        )
+    )
+    assert r"m\`x\`\|\<b\>\[l\](http://e) \\\|" in told and "@all" not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"schema": 1}',
+        '{"schema": 1, "steps": null, "simulated_gpu": false, "damage": []}',
+        "[]",
+        "{",
+        '{"schema": 1, "steps": [{"level": 1}], "simulated_gpu": false, "damage": []}',
+    ],
+)
+def test_a_summary_that_is_none_is_made_again(tmp_path: Path, text: str) -> None:
+    run = syn.make(tmp_path / "a", (10,))
+    syn.write_requests(run, [syn.request(0.06 * k, 100.0, seq=k) for k in range(300)])
+    (run / "report").mkdir()
+    (run / "report" / "summary.json").write_text(text)
+    (read,) = read_side("BASE", "a", tmp_path).runs
+    assert levels(read.summary) == ["10 users"] and read.summary["steps"][0]["ok"] > 0
+
+
+def test_what_is_infinite_is_in_the_pictures() -> None:
+    """As an arrow at the edge, in the colour of what is worse."""
+    found = made(repeats("BASE", *BASE), side("NEW", [[unanswered(10)]] * 5), "ttft_p95<+20%")
+    figures = [plots.changes(found), plots.curves(found)]
+    for figure in figures:
+        assert figure is not None
+        told = [text for axes in figure.axes for text in axes.texts if text.get_text().strip() in ("inf", "infinite")]
+        assert told and {text.get_color() for text in told} == {RED}
+        plt.close(figure)
 
 
 def test_no_errors_in_few_requests_are_not_taken_for_an_error_rate_of_0() -> None:
@@ -180,7 +366,7 @@ def test_text_markdown_and_json(failed: dict[str, Any]) -> None:
     assert as_text(failed).startswith("FAIL: ttft_p95<+20% does not hold: at 10 users +30.0 %")
     told = as_markdown(failed)
     assert told.startswith("### Load test: FAIL\n") and told.count("<details>") == told.count("</details>") >= 3
-    assert "| ttft_p95&lt;+20% | fail | +30.0 % |" in told
+    assert r"| ttft\_p95\<+20% | fail | +30.0 % |" in told
     assert json.loads(json.dumps(failed, allow_nan=False)) == failed
 
 

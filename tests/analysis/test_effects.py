@@ -67,8 +67,8 @@ def test_a_gate_of_five_repeats_is_wrong_in_5_per_cent_at_most_and_finds_20_per_
 
 
 def test_one_run_a_side_takes_the_intervals_within_the_runs() -> None:
-    base = Side((math.log(100),), within=(math.log(95), math.log(106)))
-    new = Side((math.log(130),), within=(math.log(120), math.log(145)))
+    base = Side((math.log(100),), within=((math.log(95), math.log(106)),))
+    new = Side((math.log(130),), within=((math.log(120), math.log(145)),))
     estimate = effects.difference(base, new)
     assert estimate is not None
     low, high = estimate.interval()
@@ -80,7 +80,7 @@ def test_one_run_a_side_takes_the_intervals_within_the_runs() -> None:
 
 
 def test_an_end_that_is_not_known_decides_nothing() -> None:
-    estimate = effects.difference(Side((1.0,), within=(0.9, 1.1)), Side((9.0,), within=(None, 9.1)))
+    estimate = effects.difference(Side((1.0,), within=((0.9, 1.1),)), Side((9.0,), within=((None, 9.1),)))
     assert estimate is not None and estimate.interval()[0] is None
     assert estimate.p_above(0) == 0.5 and estimate.p_below(10) < 0.01
 
@@ -96,18 +96,47 @@ def test_infinite_runs_are_counted_as_fisher_does(count: int) -> None:
     assert estimate.interval() == (None, None) and estimate.p_below(5.0) == 1
 
 
-def test_infinite_on_both_sides_says_nothing() -> None:
+@pytest.mark.parametrize("infinite", [math.inf, -math.inf])
+@pytest.mark.parametrize(("before", "after"), [(1, 5), (1, 4), (5, 2), (4, 5)])
+def test_infinite_runs_of_both_sides_are_counted_as_fisher_does(before: int, after: int, infinite: float) -> None:
+    base, new = (Side((infinite,) * count + (1.0,) * (5 - count)) for count in (before, after))
+    estimate = effects.difference(base, new)
+    assert estimate is not None and estimate.value == (infinite if after > before else -infinite)
+    ways = list(itertools.combinations(range(10), before + after))
+    as_far = [sum(place < 5 for place in way) >= max(before, after) for way in ways]
+    assert estimate.p_differs() == pytest.approx(min(1, 2 * sum(as_far) / len(ways)))
+
+
+def test_as_many_infinite_runs_on_both_sides_say_nothing() -> None:
     assert effects.difference(Side((math.inf, 1.0)), Side((math.inf, 2.0))) is None
+    assert effects.difference(Side((math.inf, 1.0)), Side((-math.inf, 1.0))) is None
     assert effects.difference(Side(()), Side((1.0,))) is None
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5])
+@pytest.mark.parametrize("infinite", [math.inf, -math.inf])
+def test_all_runs_surely_infinite_are_certain_however_many_they_are(runs: int, infinite: float) -> None:
+    """Minus infinity is the logarithm of a rate of 0."""
+    sure = Side((infinite,) * runs, within=((infinite, infinite),) * runs)
+    finite = Side((1.0,) * runs, 0.01, ((0.9, 1.1),) * runs)
+    worse, better = effects.difference(finite, sure), effects.difference(sure, finite)
+    assert worse is not None and better is not None
+    p = [(one.p_above(5.0), one.p_below(-5.0)) for one in (worse, better)]
+    assert p == ([(0.0, 1.0), (1.0, 0.0)] if infinite > 0 else [(1.0, 0.0), (0.0, 1.0)])
+    unsure = effects.difference(finite, Side((infinite,) * runs, within=((None, None),) * runs))
+    assert unsure is not None and unsure.p_differs() == min(1, 2 / math.comb(2 * runs, runs))
 
 
 def test_a_figure_is_held_against_a_limit_by_itself() -> None:
     known = effects.level(Side((10.0, 11.0, 9.0, 10.0, 10.0)), 12.0)
     assert known is not None and known.p_below(12.0) < 0.01 < known.p_above(12.0)
-    all_beyond = effects.level(Side((math.inf,) * 5), 12.0)
-    assert all_beyond is not None and all_beyond.p_above(12.0) == 1 / 32
-    sure = effects.level(Side((math.inf,), within=(math.inf, None)), 12.0)
-    assert sure is not None and sure.p_above(12.0) == 0
+    for runs in (1, 2, 4, 5):
+        sure = effects.level(Side((math.inf,) * runs, within=((math.inf, None),) * runs), 12.0)
+        unsure = effects.level(Side((math.inf,) * runs, within=((11.0, None),) * runs), 12.0)
+        assert sure is not None and sure.p_above(12.0) == 0 and sure.p_below(12.0) == 1
+        assert unsure is not None and unsure.p_above(12.0) == 1 / 2**runs
+    mixed = effects.level(Side((math.inf, 13.0, 11.0), within=((math.inf, None), (12.5, 14.0), (10.0, 12.0))), 12.0)
+    assert mixed is not None and mixed.p_above(12.0) == 0.5
 
 
 def test_runs_that_agree_exactly_are_not_taken_for_certain() -> None:

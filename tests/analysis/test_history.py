@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from analysis.history import history, kendall_p
+from analysis.analyse import SCHEMA
+from analysis.effects import Side
+from analysis.history import LEAST_POINTS, change_between, history, kendall_p
 from analysis.history_tables import as_text, headline, point_table, trend_table
 from analysis.report.history_page import page
 from loadgen import rundir
@@ -19,10 +23,14 @@ from tests.analysis import synthetic as syn
 from tests.analysis.compared_runs import step
 
 
-def saved(runs: Path, number: int, ttft_p95: float, **changes: Any) -> Path:
+def saved(runs: Path, number: int, ttft_p95: float, levels: tuple[int, ...] = (10,), **changes: Any) -> Path:
     """A run that has its report already, so that nothing is analysed."""
-    run = syn.make(runs / f"run-{number}", (10,), created=f"2026-01-01T{number:02d}:00:00Z", label="nightly", **changes)
-    summary = {"schema": 1, "simulated_gpu": False, "steps": [step(10, ttft_p95)], "damage": []}
+    run = syn.make(
+        runs / f"run-{number}", levels, created=f"2026-01-01T{number:02d}:00:00Z", label="nightly", **changes
+    )
+    steps = [step(level, ttft_p95, ok=1000, output_tokens_per_s=None, gpus=[]) for level in levels]
+    about = {"run_id": run.name, "status": "complete", "target": {"model": "m"}, "slo": None}
+    summary = {"schema": SCHEMA, "simulated_gpu": False, "steps": steps, "damage": []} | about
     (run / rundir.REPORT).mkdir()
     (run / rundir.REPORT / "summary.json").write_text(json.dumps(summary))
     return run
@@ -76,8 +84,50 @@ def test_words_and_page(runs: Path) -> None:
 def test_no_such_label_or_step_is_said_so(runs: Path) -> None:
     with pytest.raises(UsageError, match="no complete run"):
         history("weekly", runs, None)
-    with pytest.raises(UsageError, match="--step 20: there is no such step in all of these runs; they have 10 users"):
+    with pytest.raises(UsageError, match="--step 20: there is no such step in run-7; it has 10 users"):
         history("nightly", runs, "20")
+
+
+def test_points_without_the_step_are_left_out_and_named(tmp_path: Path) -> None:
+    for number, levels in enumerate([(10,), (10, 20), (20, 30), (20, 30)]):
+        saved(tmp_path, number, 100.0, levels)
+    found = history("nightly", tmp_path, None)
+    assert found["step"] == "20 users" and [point["name"] for point in found["points"]] == ["run-1", "run-2", "run-3"]
+    assert found["left_out"] == [{"name": "run-0", "why": "it has no step of 20 users"}]
+    assert len(history("nightly", tmp_path, "30")["points"]) == 2
+    saved(tmp_path, 4, 100.0, (40,))
+    assert [point["name"] for point in history("nightly", tmp_path, None)["points"]] == ["run-4"]
+
+
+def test_changes_of_few_single_runs_are_not_marked(tmp_path: Path) -> None:
+    for number in range(LEAST_POINTS - 1):
+        saved(tmp_path, number, 100.0 * 1.2**number)
+    found = history("nightly", tmp_path, None)
+    assert "not marked" in found["indicative"] and found["indicative"] in as_text(found) and "not marked" in page(found)
+    changes = [point["figures"]["ttft_p95"] for point in found["points"][1:]]
+    assert all(change["change"] == pytest.approx(20) and change["differs"] is None for change in changes)
+    assert "(+20.0 %)" not in as_text(found)
+    assert {tuple(trend["change_ci95"]) for trend in found["trends"]} == {(None, None)}
+
+
+@pytest.mark.parametrize("points", [LEAST_POINTS, 12])
+def test_single_runs_that_differ_by_chance_are_rarely_marked_and_a_jump_is(points: int) -> None:
+    """2 % from run to run, where the interval within a run reaches 1 %."""
+    rng = np.random.default_rng(3)
+    tried = 500
+
+    def told(rise: float) -> float:
+        """How often at a point from which on all are slower."""
+        seen = 0
+        for values in 0.02 * rng.standard_normal((tried, points)):
+            logarithms = (values + rise * (np.arange(points) >= 3)).tolist()
+            found = change_between([Side((v,), 0.0, ((v - 0.01, v + 0.01),)) for v in logarithms], 2, 3)
+            assert found is not None
+            seen += found.p_differs() < 0.05
+        return seen / tried
+
+    assert told(0.0) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tried)
+    assert told(0.3) > 0.9
 
 
 @pytest.mark.parametrize("size", [3, 4, 5, 6])
@@ -90,3 +140,13 @@ def test_kendalls_p_is_that_of_all_orders(size: int) -> None:
         extreme = sum(abs(other) >= abs(score(order)) for other in scores) / math.factorial(size)
         assert kendall_p([float(value) for value in order]) == pytest.approx(min(1, extreme))
     assert kendall_p([1.0, 2.0]) is None
+
+
+def test_kendalls_p_of_many_points_is_made_at_once() -> None:
+    began = time.process_time()
+    rng = np.random.default_rng(1)
+    shares = [kendall_p(rng.standard_normal(160).tolist()) for _ in range(100)]
+    assert 0 <= sum(p is not None and p < 0.05 for p in shares) <= 12
+    few, many = (kendall_p([*range(size - 8), *range(0, -8, -1)]) for size in (29, 30))
+    assert few is not None and many is not None and 0.5 < few / many < 2  # exact, and as of a normal S
+    assert time.process_time() - began < 2

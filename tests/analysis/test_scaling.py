@@ -161,6 +161,11 @@ def test_runs_that_cannot_be_set_side_by_side_are_refused() -> None:
         scaling([run(1), open_model], Asked())
 
 
+def test_a_simulated_run_is_never_set_beside_a_real_one() -> None:
+    with pytest.raises(UsageError, match="run-2 has simulated GPUs and run-1 has not"):
+        scaling([run(1), run(2) | {"simulated_gpu": True}], Asked(cards=(1, 2)))
+
+
 def test_what_differs_beside_the_cards_is_told() -> None:
     facts = ({"prompt_tokens": 32, "reuse": True}, {"prompt_tokens": 64, "reuse": True})
     found = scaling([run(1), run(2)], Asked(comparable=facts))
@@ -198,3 +203,6 @@ def test_the_command_prints_a_table_and_json_and_says_what_is_wrong(tmp_path: Pa
     wrong = CliRunner().invoke(main, ["scaling", runs[0], "--gpus", "1,2"])
     assert wrong.exit_code == 2 and "two or more" in wrong.output and "2 number(s) for 1 run(s)" in wrong.output
     assert CliRunner().invoke(main, ["scaling", *runs, "--format", "html"]).exit_code == 2
+    (tmp_path / "latest").symlink_to("run-1")
+    twice = CliRunner().invoke(main, ["scaling", runs[0], str(tmp_path / "latest"), "--gpus", "1,2"])
+    assert twice.exit_code == 2 and "run-1 is named twice" in twice.output

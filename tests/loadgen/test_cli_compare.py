@@ -78,6 +78,7 @@ def test_every_format(loadgen: str, runs: Path, tmp_path: Path) -> None:
     [
         (("label:v1", "label:v3"), 2, "no complete run"),
         (("label:v1", "nowhere"), 4, "'nowhere' is no run directory"),
+        (("label:v1", "x" * 300), 4, "is no run directory"),
         (("label:v1", "v1-0"), 2, "v1-0 is on both sides"),
         (("v1-0,v1-0", "v2-0"), 2, "named twice"),
         (("group:model", "v1-0"), 2, "not made by --repeat"),

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
+from loadgen import rundir, series
+from loadgen.errors import Interrupted, LoadgenError, RunAborted
+from loadgen.options import parse_settings
+from tests.analysis import synthetic as syn
 from tests.run.processes import running
 
 pytestmark = pytest.mark.run
+ROOT = Path(__file__).parents[2]
 LOAD = ("--steps", "4", "--step-time", "4", "--agents", "none", "--workers", "1", "--seed", "7", "--label", "again")
 
 
@@ -28,6 +33,7 @@ def test_repeats_are_runs_that_know_their_group_and_ctrl_c_keeps_what_there_is(l
         os.kill(run.process.pid, signal.SIGINT)
         assert run.end(40) == 130
         assert run.processes() == {}
+        assert "2 of 4 runs are complete" in run.output
     manifests = _manifests(tmp_path)
     assert [manifest["status"] for manifest in manifests] == ["complete", "complete", "interrupted"]
     group = manifests[0]["run_id"]
@@ -52,3 +58,34 @@ def test_repeats_are_runs_that_know_their_group_and_ctrl_c_keeps_what_there_is(l
     again = [loadgen, "run", "--from", str(tmp_path / second), "--dry-run"]
     told = subprocess.run(again, capture_output=True, text=True, check=True).stdout
     assert "repeats   4 runs" in told
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "says"),
+    [
+        (KeyboardInterrupt(), Interrupted, "is complete, but its report may be missing: make it with loadgen report"),
+        (RunAborted("the endpoint was lost"), RunAborted, "the endpoint was lost"),
+    ],
+)
+def test_however_a_series_ends_it_is_said_how_many_of_its_runs_are_complete(
+    tmp_path: Path, raised: BaseException, expected: type[LoadgenError], says: str
+) -> None:
+    """What is raised comes while the first report is made, when the run is complete."""
+    texts = {"steps": "2", "step_time": "1", "agents": "none", "workers": "1", "repeat": "2", "runs_dir": str(tmp_path)}
+    settings = parse_settings(texts, simulated=True, steps_required=True)
+    said: list[str] = []
+
+    def report(run: Path) -> dict[str, Any]:
+        raise raised
+
+    with pytest.raises(expected, match=says):
+        series.conduct(ROOT / "scenarios" / "chat.py", settings, said.append, report, lambda *_: None)
+    assert rundir.read_manifest(tmp_path / "latest")["status"] == rundir.COMPLETE
+    assert said[-1] == "1 of 2 runs are complete"
+
+
+def test_a_manifest_whose_repeat_is_nonsense_can_be_repeated(loadgen: str, tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", options={"steps": "4", "seed": "7"}, repeat=7)
+    again = [loadgen, "run", "--from", str(run), "chat", "--dry-run"]
+    ended = subprocess.run(again, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr

@@ -66,7 +66,7 @@ def slope(t: Floats, values: Floats, at: float) -> Slope:
         t, values = _halved(t), _halved(values)
     score = float(np.sign(rises).sum())
     freedom = max(t.size * (1 - alike) / (1 + alike) - 2, LEAST_FREEDOM)
-    deviation = math.sqrt(_variance(values) * _inflation(t, alike))
+    deviation = math.sqrt(score_variance(values) * _inflation(t, alike))
     reach = student(freedom) * deviation
     below, above = math.floor((slopes.size - reach) / 2), math.ceil((slopes.size + reach) / 2)
     return Slope(
@@ -121,7 +121,7 @@ def _halved(values: Floats) -> Floats:
     return np.asarray(values[values.size % 2 :].reshape(-1, 2).mean(axis=1))
 
 
-def _variance(values: Floats) -> float:
+def score_variance(values: Floats) -> float:
     """Of Kendall's S, were the values independent; equal values make it smaller."""
     n = values.size
     _, ties = np.unique(values, return_counts=True)

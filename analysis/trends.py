@@ -23,7 +23,8 @@ from analysis.stats import Floats
 from analysis.trend_words import sentence
 from analysis.windows import Window
 
-# A shorter window tells no trend, nor do fewer equal parts of it with a value. More parts than MOST say no more.
+# A shorter window tells no trend, nor do fewer equal parts of it with a value. More parts than MOST say no more. Of a
+# window that is long enough for parts of a second, a signal is told to be unknown; of a shorter one it is left out.
 LEAST_S = 10.0
 LEAST_PARTS = 30
 MOST_PARTS = 200
@@ -39,11 +40,12 @@ OF_CARD = {"vram_used": 0.001, "vram_effective": 0.01}
 OF_HOST = 0.001
 OF_PROCESS = 0.01
 OF_LOAD = 0.05
-# Column of the timeline -> unit, and the least change that matters.
+# Column of the timeline -> unit, the least change that matters, and what a part is of its seconds: the median of
+# latencies, which a few infinite seconds do not reach; the mean of what is counted, which comes in whole numbers.
 _LOAD = {
-    **{f"{name}_{stat}_ms": ("ms", 1.0) for name in ("ttft", "e2e") for stat in ("p50", "p99")},
-    **dict.fromkeys(("qps", "output_tokens_per_s"), ("1/s", 0.0)),
-    **dict.fromkeys(("running", "waiting"), ("requests", 1.0)),
+    **{f"{name}_{stat}_ms": ("ms", 1.0, "median") for name in ("ttft", "e2e") for stat in ("p50", "p99")},
+    **dict.fromkeys(("qps", "output_tokens_per_s"), ("1/s", 0.0, "mean")),
+    **dict.fromkeys(("running", "waiting"), ("requests", 1.0, "mean")),
 }
 # So many jumps are named.
 _NAMED = 3
@@ -69,46 +71,60 @@ class Trend(NamedTuple):
 
 
 def find(telemetry: Telemetry, cards: Sequence[Card], timeline: pd.DataFrame, windows: Sequence[Window]) -> list[Trend]:
-    """The trends of each window, those without a change too; `timeline` has a row a second (timeline.py)."""
+    """The trends of each window, those without a change too; `timeline` has a row a second (timeline.py).
+
+    A signal that the run has is in each window that is long enough, if only as unknown.
+    """
     return [
         _trend(series, window, number, len(windows))
         for number, window in enumerate(windows)
         if window.length_s >= LEAST_S
         for series in (*_of_machines(telemetry, cards, window), *_of_load(timeline, window))
-        if series.t_s.size >= LEAST_PARTS and not np.isnan(series.values).all()
+        if series.t_s.size >= LEAST_PARTS or window.length_s >= LEAST_PARTS
     ]
 
 
 def _of_machines(telemetry: Telemetry, cards: Sequence[Card], window: Window) -> Iterator[Series]:
     """Memory of each card, of each host, and of the server's processes on it."""
     edges = np.array([window.begin_s, window.end_s])
-    for card in (card.during(edges) for card in cards):
+    for card in cards:
+        near = card.during(edges)
         name = f"GPU {card.index}" + ("" if card.gi_id is None else f" MIG {card.gi_id}")
         for signal, share in OF_CARD.items():
-            parts = _parts([card.spans(f"{signal}_bytes")], window)
+            spans = near.spans(f"{signal}_bytes")
+            if not spans.values.size and not card.spans(f"{signal}_bytes").values.size:
+                continue
+            parts = _parts([spans], window)
             full = card.total_b if signal == "vram_used" else None
             yield Series(signal, f"{name} on {card.host}", "B", *parts, share * card.total_b, full)
     for host, rows in telemetry.processes.groupby("host"):
         alone = [_samples(mine, "rss_b") for _, mine in rows.groupby(["pid", "starttime_ticks"])]
         for signal, sources in (("rss", alone), ("cgroup", [_samples(rows.drop_duplicates("t_s"), "cg_mem_b")])):
-            t_s, values = _parts(sources, window)
-            yield Series(signal, f"the server on {host}", "B", t_s, values, _share(values, OF_PROCESS))
+            if any(spans.values.size for spans in sources):
+                t_s, values = _parts(sources, window)
+                yield Series(signal, f"the server on {host}", "B", t_s, values, _share(values, OF_PROCESS))
     for host, rows in telemetry.hosts.groupby("host"):
-        parts = _parts([_samples(rows, "mem_available_b")], window)
-        yield Series("host_available", str(host), "B", *parts, OF_HOST * float(rows["mem_total_b"].max()), 0.0)
+        available = _samples(rows, "mem_available_b")
+        if available.values.size:
+            parts = _parts([available], window)
+            yield Series("host_available", str(host), "B", *parts, OF_HOST * float(rows["mem_total_b"].max()), 0.0)
 
 
 def _of_load(timeline: pd.DataFrame, window: Window) -> Iterator[Series]:
-    """Means of so many whole seconds of the window each that the parts are few enough; none of a recording."""
+    """Parts of so many whole seconds of the window that they are few enough; none of a recording.
+
+    A part is made of those of its seconds that have a value.
+    """
     inside = timeline[timeline["t_s"].between(window.begin_s, window.end_s - 1)]
     together = -(-len(inside) // MOST_PARTS)
     if not window.level or not together:
         return
     kept = inside[: len(inside) // together * together]
-    t_s = kept["t_s"].to_numpy().reshape(-1, together).mean(axis=1) + 0.5
-    for column, (unit, least) in _LOAD.items():
-        if column in kept and kept[column].fillna(0).any():
-            values = kept[column].to_numpy(dtype=np.float64).reshape(-1, together).mean(axis=1)
+    parts = kept.groupby(np.arange(len(kept)) // together)
+    t_s = parts["t_s"].mean().to_numpy() + 0.5
+    for column, (unit, least, how) in _LOAD.items():
+        if column in kept and timeline[column].fillna(0).any():
+            values = parts[column].agg(how).to_numpy(dtype=np.float64)
             yield Series(column.removesuffix("_ms"), "", unit, t_s, values, max(_share(values, OF_LOAD), least))
 
 
@@ -148,7 +164,7 @@ def _trend(series: Series, window: Window, number: int, steps: int) -> Trend:
     if infinite.sum() > MOST_INFINITE * t_s.size:
         why = f"failures reach it in {infinite.sum()} of {t_s.size} parts of the window"
     elif found is None:
-        why = f"only {known.size} of {t_s.size} parts of the window have a value"
+        why = f"{known.size} of {t_s.size} parts of the window have a value, and it takes {LEAST_PARTS}"
     elif jumped:
         more = f" and {len(jumped) - _NAMED} times more" if len(jumped) > _NAMED else ""
         why = f"level jumps at {', '.join(f'{at:.0f} s' for at in jumped[:_NAMED])}{more}"

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.analyse import Analysed, analyse
 from analysis.plots import canvas
 from analysis.plots.trends import MOST, trends
 from analysis.trend_words import trend_table, without_trend
+from analysis.trends import find
+from analysis.windows import Window
 from tests.analysis import synthetic as syn
 
 GIB = syn.GIB
@@ -103,6 +106,38 @@ def test_latency_that_drifts_is_told_in_per_cent(tmp_path: Path) -> None:
     assert drift["verdict"] == "rising" and low <= 1800 <= high and drift["exhausted_in_h"] is None
     assert drift["text"].startswith("TTFT p50 grows by 33.")  # from 112.5 to 150 ms
     assert "% in 75 s" in drift["text"]
+
+
+def test_answers_that_take_longer_and_longer_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+
+    def longer(t: float) -> dict[str, Any]:
+        return {"gaps_ms": (10.0 + 0.2 * t + rng.standard_normal(),) * 9}
+
+    analysed = soak(tmp_path / "run", requests=longer)
+    for signal in ("e2e_p50", "e2e_p99"):
+        drift = of(analysed, signal)
+        low, high = drift["slope_per_h_ci95"]
+        assert drift["verdict"] == "rising" and low <= 3600 * 9 * 0.2 <= high, drift["text"]
+    assert of(analysed, "ttft_p50")["verdict"] == "none"
+
+
+def test_seconds_without_a_request_or_with_failures_alone_hide_no_drift_of_a_long_soak(tmp_path: Path) -> None:
+    """A day: 1 % of its seconds have no request, and in 11 of them nothing succeeds."""
+    rng = np.random.default_rng(2)
+    t_s = np.arange(86_400.0)
+    ttft_ms = 100 + 60 * t_s / t_s[-1] + 5 * rng.standard_normal(t_s.size)
+    ttft_ms[rng.random(t_s.size) < 0.01] = np.nan
+    ttft_ms[:: t_s.size // 10] = np.inf
+    qps = np.where(np.isnan(ttft_ms), 0.0, 2.0)
+    timeline = pd.DataFrame({"t_s": t_s, "ttft_p50_ms": ttft_ms, "ttft_p99_ms": np.nan, "qps": qps})
+    timeline.loc[:9, "ttft_p99_ms"] = 100.0
+    nothing = analyse(syn.make(tmp_path / "run")).telemetry
+    window = Window(0, 10, "users", 0.0, 0.0, 100.0, t_s.size, True)
+    found = {one.figures["signal"]: one.figures for one in find(nothing, (), timeline, [window])}
+    assert found["ttft_p50"]["verdict"] == "rising" and "60." in found["ttft_p50"]["text"]
+    assert found["qps"]["verdict"] == "none"
+    assert found["ttft_p99"]["verdict"] == "unknown" and "0 of 199 parts" in found["ttft_p99"]["text"]
 
 
 def test_failures_that_reach_a_percentile_leave_it_unknown(tmp_path: Path) -> None:

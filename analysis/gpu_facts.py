@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ def gpu_facts(run_dir: Path) -> list[dict[str, Any]]:
     for path in sorted((run_dir / rundir.TELEMETRY).glob("*/hello.json")):
         try:
             gpus = json.loads(path.read_text())["gpus"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             continue
-        found += [_entry(path.parent.name, gpu) for gpu in gpus if isinstance(gpu, dict)] if gpus else []
+        if isinstance(gpus, list):
+            found += [_entry(path.parent.name, gpu) for gpu in gpus if isinstance(gpu, dict)]
     return found
 
 
@@ -33,5 +35,10 @@ def _entry(host: str, gpu: dict[str, Any]) -> dict[str, Any]:
         "uuid": str(gpu.get("uuid")),
         "index": index if isinstance(index, int) else None,
         "name": name if isinstance(name, str) else None,
-        **{key: value if isinstance(value := gpu.get(key), int | float) else None for key in _NUMBERS},
+        **{key: _amount(gpu.get(key)) for key in _NUMBERS},
     }
+
+
+def _amount(value: Any) -> int | float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 < value < math.inf else None

@@ -4,7 +4,8 @@
     parameters    by those shapes: attention (grouped or latent), MLP (dense or experts), embeddings, norms, router
     kv_bytes      2 x KV heads x head size a layer and token; a layer with a window holds no more tokens than that
 
-Pure but for the read; no clock. What a config does not say has the meaning that it has there: null is the default.
+Pure but for the read; no clock. What a config does not say has the meaning that it has there: null is the default,
+which for some is that of the model's type. Not here: bits of data types (model_bits.py).
 """
 
 from __future__ import annotations
@@ -13,23 +14,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.damage import Damage, sentence
+from analysis.model_bits import cache_bits, quantized_bits, type_bits
 from loadgen import rundir
 from loadgen.errors import UsageError
 
-_BITS = {
-    **dict.fromkeys(("float32", "float", "fp32"), 32.0),
-    **dict.fromkeys(("float16", "half", "fp16", "bfloat16", "bf16", "auto"), 16.0),
-    **dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2", "float8_e4m3fn", "float8_e5m2", "int8"), 8.0),
-}
-# Bits a weight of formats that the config names without telling their width, scales of a block included.
-_FORMATS = {"fp8": 8.0, "fbgemm_fp8": 8.0, "mxfp4": 4.25, "nvfp4": 4.5}
+_GEMMAS = ("gemma2", "gemma3", "gemma3_text")
 # Their MLP has two matrices instead of three.
 _UNGATED = frozenset({"falcon", "gpt_neox", "gptj", "mpt", "bloom", "opt", "phi", "starcoder2"})
 # Their query, key and value have biases though the config does not say so.
 _BIASED = frozenset({"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"})
+# Embedding and head are one matrix unless the config says that they are not.
+_TIED = frozenset({"gemma", *_GEMMAS, "falcon", "opt", "cohere", "cohere2", "starcoder2"})
+# Norms of a layer, where they are not two.
+_NORMS = dict.fromkeys(_GEMMAS, 4)
+# Each layer with experts has one of that size for every token.
+_SHARED = frozenset({"llama4", "llama4_text"})
+# Every so many layers one has no window; 0: all have it. Of other types the config has to say.
+_FULL_EVERY = {
+    **dict.fromkeys(("gemma2", "gpt_oss"), 2),
+    **dict.fromkeys(("cohere2", "llama4", "llama4_text"), 4),
+    **dict.fromkeys(("gemma3", "gemma3_text"), 6),
+    **dict.fromkeys(("mistral", "mixtral", "phi3", "phimoe", "starcoder2"), 0),
+}
 _WITHOUT_CACHE = frozenset({"linear_attention", "mamba", "recurrent", "conv"})
 _WITH_WINDOW = frozenset({"sliding_attention", "chunked_attention", "local_attention"})
 
@@ -38,34 +47,61 @@ _WITH_WINDOW = frozenset({"sliding_attention", "chunked_attention", "local_atten
 class ModelConfig:
     """Counts of parameters are of the whole model, bytes of all its GPUs together.
 
-    `layers_full` and `layers_windowed` have a KV cache; `kv_values`: values a token and layer in it.
+    `layers_full` and `layers_windowed` have a KV cache; `kv_values`: values a token and layer in it. `kv_bits` is None
+    where the size of the cache is not known, and `kv_why` says why, as the rest of a sentence. `active_parameters` are
+    those that a token is multiplied with: its embedding is looked up. A layer sends it to `chosen` of its `experts`.
     """
 
     name: str
     layers: int
     hidden: int
     heads: int
-    head_dim: int
+    qk_dim: int
+    v_dim: int
     layers_full: int
     layers_windowed: int
     window: int | None
     kv_values: int
-    kv_bits: float
+    kv_bits: float | None
+    kv_why: str | None
     parameters: int
     active_parameters: int
     weights_bytes: int
-    active_weights_bytes: int
+    expert_bytes: int
+    experts: int
+    chosen: int
 
     @property
-    def kv_bytes_per_token(self) -> float:
+    def kv_bytes_per_token(self) -> float | None:
         """Of a token that every layer with a cache still holds."""
-        return (self.layers_full + self.layers_windowed) * self.kv_values * self.kv_bits / 8
+        return None if self.kv_bits is None else self._kv_bytes(self.layers_full + self.layers_windowed, self.kv_bits)
 
-    def kv_bytes(self, context_tokens: float) -> float:
+    def kv_bytes(self, context_tokens: float) -> float | None:
         """Of one sequence of so many tokens."""
         held = context_tokens if self.window is None else min(context_tokens, self.window)
         tokens = self.layers_full * context_tokens + self.layers_windowed * held
-        return tokens * self.kv_values * self.kv_bits / 8
+        return None if self.kv_bits is None else self._kv_bytes(tokens, self.kv_bits)
+
+    def _kv_bytes(self, tokens: float, bits: float) -> float:
+        return tokens * self.kv_values * bits / 8
+
+    def attention_flops(self, begin: float, end: float) -> float:
+        """Of a token with its context, the mean of those whose contexts are from `begin` to `end` tokens."""
+        tokens = self.layers_full * (begin + end) / 2 + self.layers_windowed * self._seen(begin, end)
+        return 2 * self.heads * (self.qk_dim + self.v_dim) * tokens
+
+    def _seen(self, begin: float, end: float) -> float:
+        """Tokens of the window, a mean as above."""
+        window = end if self.window is None else self.window
+        inside = min(max(window - begin, 0.0), end - begin)
+        if not end > begin:
+            return min(end, window)
+        return (inside * (begin + inside / 2) + (end - begin - inside) * window) / (end - begin)
+
+    def weights_read(self, batch: float) -> float:
+        """Bytes of a pass in which so many sequences get a token: experts that none is sent to are not read."""
+        missed = (1 - self.chosen / self.experts) ** batch if self.experts else 0.0
+        return self.weights_bytes - missed * self.expert_bytes
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -75,7 +111,7 @@ def read_config(path: Path) -> ModelConfig:
         fields = json.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"the model config {path} cannot be read ({error.strerror}): {remedy}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the model config {path} is no JSON ({error}): {remedy}") from error
     if not isinstance(fields, dict):
         raise UsageError(f"the model config {path} is no JSON object: {remedy}")
@@ -101,46 +137,52 @@ def parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Raises ValueError with what is wrong, as the rest of a sentence."""
     inner = next((fields[key] for key in ("text_config", "llm_config") if isinstance(fields.get(key), dict)), None)
     outer, fields = fields, fields if inner is None or "num_hidden_layers" in fields else inner
-    shapes = _Fields(fields)
+    shapes = _Fields(fields, str(fields.get("model_type") or outer.get("model_type")))
     layers, hidden, heads = (shapes.need(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-    head_dim = shapes.get("head_dim", hidden // heads)
-    latent = shapes.get("kv_lora_rank", 0)
-    kv_heads = shapes.get("num_key_value_heads", heads)
-    attention, kv_values = _attention(shapes, hidden, heads, kv_heads, head_dim, latent)
-    dense, sparse, chosen = _mlp(shapes, layers, hidden)
+    attention = _attention(shapes, hidden, heads)
+    mlp = _mlp(shapes, layers, hidden)
     # Matrices of the layers are what quantization is for; the rest stays in the data type of the config.
-    matrices = layers * attention + dense + sparse
-    active_matrices = layers * attention + dense + chosen
-    tied = bool(fields.get("tie_word_embeddings", outer.get("tie_word_embeddings", False)))
-    norms = (2 * layers + 1) * hidden
-    rest = shapes.need("vocab_size") * hidden * (1 if tied else 2) + norms + _biases(shapes, layers, heads, kv_heads)
-    bits = _bits(fields.get("dtype") or fields.get("torch_dtype") or outer.get("dtype") or outer.get("torch_dtype"))
+    matrices = layers * attention.parameters + mlp.dense + mlp.sparse
+    embedding = shapes.need("vocab_size") * hidden
+    tied = next(
+        (bool(told) for part in (fields, outer) if (told := part.get("tie_word_embeddings")) is not None),
+        shapes.kind in _TIED,
+    )
+    norms = (_NORMS.get(shapes.kind, 2) * layers + 1) * hidden
+    rest = embedding * (1 if tied else 2) + norms + _biases(shapes, layers, heads)
+    bits = type_bits(fields.get("dtype") or fields.get("torch_dtype") or outer.get("dtype") or outer.get("torch_dtype"))
     quantized = fields.get("quantization_config") or outer.get("quantization_config")
-    matrix_bits = _quantized_bits(quantized) if isinstance(quantized, dict) else bits
-    full, windowed, window = _cached_layers(shapes, layers)
+    matrix_bits = quantized_bits(quantized) if isinstance(quantized, dict) else bits
+    full, windowed, window, unsaid = _cached_layers(shapes, layers)
+    kv_bits, unknown = cache_bits(fields, outer, quantized, bits)
     return ModelConfig(
         name=str(outer.get("_name_or_path") or outer.get("model_type") or "model"),
         layers=layers,
         hidden=hidden,
         heads=heads,
-        head_dim=head_dim,
+        qk_dim=attention.qk_dim,
+        v_dim=attention.v_dim,
         layers_full=full,
         layers_windowed=windowed,
         window=window,
-        kv_values=kv_values,
-        kv_bits=_kv_bits(fields, outer, quantized, bits),
+        kv_values=attention.kv_values,
+        kv_bits=None if unsaid else kv_bits,
+        kv_why=unsaid or unknown,
         parameters=matrices + rest,
-        active_parameters=active_matrices + rest,
+        active_parameters=matrices - mlp.sparse + mlp.sparse_used + rest - (0 if tied else embedding),
         weights_bytes=round((matrices * matrix_bits + rest * bits) / 8),
-        active_weights_bytes=round((active_matrices * matrix_bits + rest * bits) / 8),
+        expert_bytes=round(mlp.sparse * matrix_bits / 8),
+        experts=mlp.experts,
+        chosen=mlp.chosen,
     )
 
 
 class _Fields:
-    """Whole numbers of a config; null is absent."""
+    """Whole numbers of a config of that kind of model; null is absent."""
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, fields: Mapping[str, Any], kind: str) -> None:
         self.all = fields
+        self.kind = kind
 
     def need(self, name: str) -> int:
         value = self.get(name, 0)
@@ -160,91 +202,95 @@ class _Fields:
         return next((value for name in names if (value := self.get(name, 0))), 0)
 
 
-def _attention(shapes: _Fields, hidden: int, heads: int, kv_heads: int, head_dim: int, latent: int) -> tuple[int, int]:
-    """Parameters of one layer, and the values that a token has in its cache."""
+class _Attention(NamedTuple):
+    """Parameters of one layer; values that a token has in its cache; sizes of a head's query and key, and value."""
+
+    parameters: int
+    kv_values: int
+    qk_dim: int
+    v_dim: int
+
+
+def _attention(shapes: _Fields, hidden: int, heads: int) -> _Attention:
+    head_dim, kv_heads = shapes.get("head_dim", hidden // heads), shapes.get("num_key_value_heads", heads)
+    latent = shapes.get("kv_lora_rank", 0)
     if not latent:
-        return 2 * hidden * head_dim * (heads + kv_heads), 2 * kv_heads * head_dim
+        return _Attention(2 * hidden * head_dim * (heads + kv_heads), 2 * kv_heads * head_dim, head_dim, head_dim)
     rope, plain = shapes.need("qk_rope_head_dim"), shapes.need("qk_nope_head_dim")
     value_dim = shapes.get("v_head_dim", head_dim)
     ranks = shapes.get("q_lora_rank", 0)
     query_dim = heads * (plain + rope)
     query = ranks * (hidden + query_dim + 1) if ranks else hidden * query_dim
     into, out = hidden * (latent + rope) + latent, latent * heads * (plain + value_dim)
-    return query + into + out + heads * value_dim * hidden, latent + rope
+    return _Attention(query + into + out + heads * value_dim * hidden, latent + rope, plain + rope, value_dim)
 
 
-def _mlp(shapes: _Fields, layers: int, hidden: int) -> tuple[int, int, int]:
+class _Mlp(NamedTuple):
     """Parameters of all layers: those that every token uses, the experts', and those of the experts it is sent to."""
+
+    dense: int
+    sparse: int = 0
+    sparse_used: int = 0
+    experts: int = 0
+    chosen: int = 0
+
+
+def _mlp(shapes: _Fields, layers: int, hidden: int) -> _Mlp:
     wide = shapes.need("intermediate_size")
-    each = hidden * (2 if shapes.all.get("model_type") in _UNGATED else 3)
+    each = hidden * (2 if shapes.kind in _UNGATED else 3)
     experts = shapes.first("num_local_experts", "n_routed_experts", "num_experts")
     if not experts:
-        return layers * each * wide, 0, 0
+        return _Mlp(layers * each * wide)
     plain = min(shapes.get("first_k_dense_replace", 0), layers)
-    every = max(shapes.first("decoder_sparse_step", "moe_layer_freq"), 1)
+    every = max(shapes.first("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step"), 1)
     with_experts = (layers - plain) // every
     narrow = shapes.get("moe_intermediate_size", wide)
     shared = shapes.get("n_shared_experts", 0) * narrow + shapes.get("shared_expert_intermediate_size", 0)
-    dense = (layers - with_experts) * each * wide + with_experts * (each * shared + hidden * experts)
-    chosen = shapes.first("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 1
-    return dense, with_experts * experts * each * narrow, with_experts * min(chosen, experts) * each * narrow
+    shared += narrow if shapes.kind in _SHARED else 0
+    dense = (layers - with_experts) * each * shapes.get("intermediate_size_mlp", wide)
+    dense += with_experts * (each * shared + hidden * experts)
+    chosen = min(shapes.first("num_experts_per_tok", "num_experts_per_token", "moe_topk") or 1, experts)
+    one = with_experts * each * narrow
+    return _Mlp(dense, experts * one, chosen * one, experts, chosen)
 
 
-def _biases(shapes: _Fields, layers: int, heads: int, kv_heads: int) -> int:
-    if not (shapes.all.get("attention_bias") or shapes.all.get("model_type") in _BIASED):
+def _biases(shapes: _Fields, layers: int, heads: int) -> int:
+    if not (shapes.all.get("attention_bias") or shapes.kind in _BIASED):
         return 0
     head_dim = shapes.get("head_dim", shapes.need("hidden_size") // heads)
-    return layers * (heads + 2 * kv_heads) * head_dim
+    return layers * (heads + 2 * shapes.get("num_key_value_heads", heads)) * head_dim
 
 
-def _cached_layers(shapes: _Fields, layers: int) -> tuple[int, int, int | None]:
-    """Layers that hold every token, layers that hold a window, and that window."""
-    kinds, window = shapes.all.get("layer_types"), shapes.get("sliding_window", 0)
-    if shapes.all.get("use_sliding_window") is False or not window:
-        without = sum(kind in _WITHOUT_CACHE for kind in kinds) if isinstance(kinds, list) else 0
-        return layers - without, 0, None
-    if isinstance(kinds, list):
-        windowed = sum(kind in _WITH_WINDOW for kind in kinds)
-        return layers - windowed - sum(kind in _WITHOUT_CACHE for kind in kinds), windowed, window
-    pattern = shapes.get("sliding_window_pattern", 0)  # every so many layers one has no window
-    full = layers // pattern if pattern else 0
-    return full, layers - full, window
+def _cached_layers(shapes: _Fields, layers: int) -> tuple[int, int, int | None, str | None]:
+    """Layers that hold every token, layers that hold a window, that window; and what the config leaves open."""
+    window = shapes.first("sliding_window", "attention_chunk_size")
+    told, by_request = shapes.all.get("use_sliding_window"), shapes.kind.startswith("qwen")
+    kinds = _kinds(shapes, layers)
+    if kinds is not None:
+        without, windowed = (sum(kind in some for kind in kinds) for some in (_WITHOUT_CACHE, _WITH_WINDOW))
+        if windowed and not window:
+            return layers - without, 0, None, "has layers with a window and does not say how large it is"
+        return layers - without - windowed, windowed, window or None, None
+    if not window or told is False or (by_request and not told):
+        return layers, 0, None, None
+    if by_request:
+        full = min(shapes.get("max_window_layers", layers), layers)
+        return full, layers - full, window, None
+    every = shapes.get("sliding_window_pattern", 0) or _FULL_EVERY.get(shapes.kind)
+    if every is None:
+        return layers, 0, None, "has a sliding_window and does not say which layers it is for"
+    full = layers // every if every else 0
+    return full, layers - full, window, None
 
 
-def _bits(dtype: object) -> float:
-    """Of a data type by name; without one, 16."""
-    if dtype is None:
-        return 16.0
-    bits = _BITS.get(str(dtype).removeprefix("torch.").lower())
-    if bits is None:
-        raise ValueError(f"has the data type {dtype!r}, which is unknown")
-    return bits
-
-
-def _quantized_bits(quantized: Mapping[str, Any]) -> float:
-    """Bits a weight with the scales of its group."""
-    for name in (quantized.get("quant_algo"), quantized.get("quant_method"), quantized.get("fmt")):
-        if (known := _FORMATS.get(str(name).lower())) is not None:
-            return known
-    if quantized.get("load_in_4bit") or quantized.get("load_in_8bit"):
-        return 4.5 if quantized.get("load_in_4bit") else 8.0
-    groups = quantized.get("config_groups")
-    weights = next((group.get("weights") for group in groups.values()), None) if isinstance(groups, dict) else None
-    bits, group = (
-        (weights.get("num_bits"), weights.get("group_size"))
-        if isinstance(weights, dict)
-        else (quantized.get("bits") or quantized.get("w_bit"), quantized.get("group_size"))
-    )
-    if isinstance(bits, bool) or not isinstance(bits, int | float) or not 1 <= bits <= 32:
-        raise ValueError(f"has a quantization_config ({quantized.get('quant_method')!r}) that does not tell its bits")
-    per_group = group if isinstance(group, int) and group > 0 else None
-    return bits + ((16 + bits) / per_group if per_group and bits < 8 else 0.0)
-
-
-def _kv_bits(fields: Mapping[str, Any], outer: Mapping[str, Any], quantized: object, bits: float) -> float:
-    """Of the KV cache: as it is told to be, else in 16 bits as weights that are not quantized are."""
-    told = fields.get("kv_cache_dtype") or outer.get("kv_cache_dtype")
-    if told is None and isinstance(quantized, dict):
-        scheme = quantized.get("kv_cache_scheme")
-        told = quantized.get("kv_cache_quant_algo") or (isinstance(scheme, dict) and "fp8") or None
-    return _bits(told) if told not in (None, "auto") else max(bits, 16.0)
+def _kinds(shapes: _Fields, layers: int) -> list[str] | None:
+    """What each layer is, where the config says it; or a pattern of it, as "LLLG": local, local, local, global."""
+    kinds, pattern = shapes.all.get("layer_types"), shapes.all.get("sliding_window_pattern")
+    if kinds is None and isinstance(pattern, str) and set(pattern) in ({"L", "G"}, {"L"}, {"G"}):
+        names = {"L": "sliding_attention", "G": "full_attention"}
+        return [names[pattern[layer % len(pattern)]] for layer in range(layers)]
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list) or len(kinds) < layers or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError("has layer_types that are not a name for each layer")
+    return kinds[:layers]

@@ -15,7 +15,7 @@ _CELLS = (
     Cell("most waiting", ("waiting_max",), count),
     Cell("KV usage %", ("kv_usage_ratio",), share),
     Cell("KV tokens in use", ("kv_used_tokens",), count),
-    Cell("KV pool GiB", ("kv_pool_bytes",), gib),
+    Cell("KV pool GiB (a GPU of each engine)", ("kv_pool_bytes",), gib),
     Cell("preemptions /s", ("preemptions_per_s",), fine),
     Cell("prefix cache hits %", ("prefix_hit_pct",), per_cent),
 )

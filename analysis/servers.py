@@ -28,7 +28,8 @@ _RATES = {
 def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
     """Of all engines: requests running and waiting, their sums; KV usage, its mean, and that of the fullest engine.
 
-    `…_max` is the sum of the engines' largest scrapes. None when the run has neither running nor waiting nor KV usage.
+    `…_max` is the sum of the engines' largest scrapes, `kv_pool_bytes` that of one GPU of each. None when the run has
+    neither running nor waiting nor KV usage.
     """
     names = [name for name, _ in _SERVER]
     if servers[names].isna().all(axis=None):
@@ -44,6 +45,7 @@ def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | No
     if figures == dict.fromkeys(names):
         return dict.fromkeys((*names, *_MORE))
     hits, queries = (_rate(engines, f"prefix_{what}_tok", edges) for what in ("hits", "queries"))
+    rates = {name: _rate(engines, counter, edges) for name, counter in _RATES.items()}
     return {
         **figures,
         "engines": len(engines),
@@ -53,14 +55,25 @@ def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | No
         "kv_used_tokens": _sum(used),
         "kv_pool_bytes": _sum([float(rows["kv_pool_b"].max()) for rows in inside]),
         "prefix_hit_pct": 100 * hits / queries if hits is not None and queries else None,
-        **{name: _rate(engines, counter, edges) for name, counter in _RATES.items()},
+        "computed_prompt_tokens_per_s": _computed(rates["prompt_tokens_per_s"], hits, queries),
+        **rates,
     }
 
 
 _MORE = (
     *("engines", "kv_usage_max", "running_max", "waiting_max", "kv_used_tokens", "kv_pool_bytes", "prefix_hit_pct"),
-    *_RATES,
+    *("computed_prompt_tokens_per_s", *_RATES),
 )
+
+
+def _computed(prompts: float | None, hits: float | None, queries: float | None) -> float | None:
+    """Prompt tokens a second that no cache answered. Some servers leave those out of their counter, most do not.
+
+    Where they are in it, there are no fewer of them than were looked up.
+    """
+    if prompts is None or hits is None or queries is None:
+        return None
+    return min(prompts, max(prompts, queries) - hits)
 
 
 def _sum(values: Sequence[float]) -> float | None:

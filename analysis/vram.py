@@ -3,48 +3,32 @@
     memory = base + bytes a token x resident tokens         base = weights + rest (activations, graphs, context)
     cache is full at  pool tokens / tokens that a running request holds                   requests in the engine
 
-Bytes a token: by the model's config; by the server's own pool (its bytes / its tokens); or as the slope of memory over
-resident tokens in the run's seconds. Memory is effective VRAM (without the empty part of the pool), used VRAM where it
-grows with the tokens, or usage x pool. Seconds in which requests were preempted, or the cache was full, are left out:
-there the client's tokens are not the server's. Servers take blocks: half a block a request is added to its tokens.
+Bytes a token: by the server's own pool (its bytes / its tokens), which is that of the cache that runs; by the model's
+config, for requests of that length where layers have windows; or as the slope of memory over resident tokens in the
+run's seconds (vram_fit.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import pileup
+from analysis import kv_pool, pileup
 from analysis.intervals import student
 from analysis.model_config import ModelConfig
 from analysis.ranges import UNKNOWN, Figures, Range, over
-from analysis.stats import Floats
+from analysis.vram_fit import BLOCK_TOKENS, FULL, Fit, fit
 
-# Tokens of a KV block: the default of vLLM and of TensorRT-LLM's paged cache is 16 to 64; the smallest errs least.
-BLOCK_TOKENS = 16
-# An engine that puts back what does not fit is never quite full on average.
-FULL = 0.9
-# Fewer seconds make no line; and tokens that differ by less than this tell of noise.
-LEAST_SECONDS = 6
-LEAST_SPREAD = 1.3
 # A queue has begun where so much of what is in the engine waits.
 QUEUED = 0.05
-_GROWS = 1.01
+# The config and the server mean the same cache when they differ by less.
+_SAME = 1.1
 
 Step = dict[str, Any]
-
-
-class Fit(NamedTuple):
-    """A line of memory over resident tokens: bytes a token, bytes without any, and which memory it is."""
-
-    slope: Range
-    base: Range
-    signal: str
-    seconds: int
 
 
 def assess(
@@ -53,26 +37,34 @@ def assess(
     """The summary's `vram`; each step gets `vram_predicted_bytes`. None when nothing of memory was measured or told."""
     held_by = engines(steps)
     found = fit(timeline, steps)
-    pool_bytes, pool_tokens = _pool(steps)
-    told = pool_bytes / pool_tokens if pool_bytes and pool_tokens else None
-    computed = None if config is None else config.kv_bytes_per_token
-    source = "config" if computed else "server" if told else "fit" if found else None
-    known = computed or told
-    per_token = _exactly(known) if known else found.slope if found else UNKNOWN
-    if computed and pool_bytes:
-        pool_tokens = pool_bytes / computed
-    weights = None if config is None else float(config.weights_bytes) * held_by
-    base = _base(steps, per_token, found, weights, pool_bytes)
-    for step in steps:
-        step["vram_predicted_bytes"] = _predicted(base, per_token.value, resident(step))
+    pool_bytes, pool_tokens, told = (
+        find(steps) for find in (kv_pool.largest_pool, kv_pool.pool_tokens, kv_pool.bytes_per_token)
+    )
     held = tokens_per_request(steps)
-    at = _exhausted(pool_tokens, held)
+    computed = _computed(config, held)
+    source = "server" if told else "config" if computed.value else "fit" if found else None
+    per_token = _exactly(told) if told else computed if computed.value else found.slope if found else UNKNOWN
+    mixed = config if source == "config" else None
+    tokens_bytes = [_tokens_bytes(step, per_token.value, mixed) for step in steps]
+    weights = None if config is None else float(config.weights_bytes) * held_by
+    base = _base(steps, tokens_bytes, found, weights, pool_bytes)
+    too_many = base is not None and base < 0
+    base = None if too_many else base
+    for step, size in zip(steps, tokens_bytes, strict=True):
+        step["vram_predicted_bytes"] = None if base is None or size is None else base + size
+    if pool_tokens is not None:
+        at = _exhausted(pool_tokens, held)
+    elif pool_bytes and computed.value:
+        pool_tokens = pool_bytes / computed.value
+        at = _exhausted(pool_bytes, _times(computed, held))
+    else:
+        at = UNKNOWN
     if source is None and base is None:
         return None
     return {
         **per_token.under("bytes_per_token"),
         "source": source,
-        "config_bytes_per_token": computed,
+        "config_bytes_per_token": None if config is None else config.kv_bytes_per_token,
         "server_bytes_per_token": told,
         **(found.slope if found else UNKNOWN).under("fitted_bytes_per_token"),
         "fitted_from": found.signal if found else None,
@@ -90,61 +82,39 @@ def assess(
         **at.under("exhausted_at_running"),
         **_as_level(at, steps),
         **measured(steps),
-    } | {"text": _text(at, held, steps)}
-
-
-def _predicted(base: float | None, per_token: float | None, tokens: float | None) -> float | None:
-    return None if base is None or per_token is None or tokens is None else base + per_token * tokens
-
-
-def fit(timeline: pd.DataFrame, steps: Sequence[Step]) -> Fit | None:
-    """A straight line through the seconds inside the steps' windows; None where they do not tell of one."""
-    seconds = timeline["t_s"].to_numpy()
-    inside = np.zeros(seconds.size, bool)
-    blocks = np.zeros(seconds.size)
-    for step in steps:
-        server = step["server"] or {}
-        if (server.get("preemptions_per_s") or 0.0) > 0:
-            continue
-        mine = (seconds >= step["begin_s"]) & (seconds + 1 <= step["end_s"])
-        inside |= mine
-        blocks[mine] = BLOCK_TOKENS / 2 if server.get("kv_pool_bytes") else 0.0
-    tokens = timeline["resident_tokens"].to_numpy() + blocks * np.nan_to_num(timeline["running"].to_numpy())
-    usage = timeline["kv_usage_ratio"].to_numpy()
-    inside &= ~(usage > FULL) & ~np.isnan(tokens)
-    pool_bytes, _ = _pool(steps)
-    signals = {
-        "effective VRAM": timeline["vram_effective_b"].to_numpy(),
-        "KV usage x pool": usage * (pool_bytes or np.nan),
-        "used VRAM": timeline["vram_used_b"].to_numpy(),
+    } | {
+        "text": "; ".join((*_predicted(at, held, steps), *_doubts(steps, config, computed.value, told, too_many)))
+        or None
     }
-    for name, memory in signals.items():
-        use = inside & ~np.isnan(memory)
-        x, y = tokens[use], memory[use]
-        if x.size < LEAST_SECONDS or not x.max() > LEAST_SPREAD * max(x.min(), 1.0):
-            continue
-        if name == "used VRAM" and not y.max() > _GROWS * y.min():
-            continue
-        slope, base = _line(x, y)
-        if slope.low is not None and slope.low > 0:
-            return Fit(slope, base, name, int(use.sum()))
-    return None
 
 
-def _line(x: Floats, y: Floats) -> tuple[Range, Range]:
-    """Least squares; neighbours that are alike count as fewer."""
-    middle = x.mean()
-    spread = ((x - middle) ** 2).sum()
-    slope = float(((x - middle) * (y - y.mean())).sum() / spread)
-    errors = y - y.mean() - slope * (x - middle)
-    alike = float(np.clip((errors[1:] * errors[:-1]).sum() / max((errors**2).sum(), 1e-300), 0, 0.9))
-    free = max((x.size - 2) * (1 - alike) / (1 + alike), 1.0)
-    deviation = math.sqrt((errors**2).sum() / free)
-    reach = student(free) * deviation
-    base = float(y.mean() - slope * middle)
-    around = reach / math.sqrt(spread)
-    below = reach * math.sqrt(1 / x.size + middle**2 / spread)
-    return Range(slope, slope - around, slope + around), Range(base, base - below, base + below)
+def _computed(config: ModelConfig | None, held: Range) -> Range:
+    """Bytes a token by the config, in requests that hold so many tokens: those beyond a window cost less."""
+    if config is None or config.kv_bytes_per_token is None:
+        return UNKNOWN
+    if config.window is None or not held.value:
+        return _exactly(config.kv_bytes_per_token)
+    return held.falling(lambda tokens: _of_each(config, tokens) or 0.0)
+
+
+def _of_each(config: ModelConfig, tokens: float) -> float | None:
+    """Bytes a token of a request of so many."""
+    size = config.kv_bytes(tokens)
+    return size / tokens if size is not None and tokens > 0 else config.kv_bytes_per_token
+
+
+def _times(per_token: Range, held: Range) -> Range:
+    """Bytes of a request: a longer one has less for a token, and more in all."""
+    pairs = zip(held, (per_token.value, per_token.high, per_token.low), strict=True)
+    return Range(*(None if tokens is None or each is None else tokens * each for tokens, each in pairs))
+
+
+def _tokens_bytes(step: Step, per_token: float | None, config: ModelConfig | None) -> float | None:
+    """Of the tokens in the step; by `config` for the length that its requests have."""
+    tokens, running = resident(step), (step["server"] or {}).get("running")
+    if config is not None and tokens is not None and running and running >= 1:
+        per_token = _of_each(config, tokens / running)
+    return None if per_token is None or tokens is None else per_token * tokens
 
 
 def resident(step: Step) -> float | None:
@@ -200,8 +170,9 @@ def measured(steps: Sequence[Step]) -> dict[str, float | None]:
     }
 
 
-def _exhausted(pool_tokens: float | None, held: Range) -> Range:
-    return UNKNOWN if pool_tokens is None or held.value is None else over(_exactly(pool_tokens), held)
+def _exhausted(pool: float, held: Range) -> Range:
+    """Requests; pool and what one holds in the same unit."""
+    return UNKNOWN if held.value is None else over(_exactly(pool), held)
 
 
 def _as_level(at: Range, steps: Sequence[Step]) -> Figures:
@@ -218,15 +189,17 @@ def _as_level(at: Range, steps: Sequence[Step]) -> Figures:
 
 
 def _base(
-    steps: Sequence[Step], per_token: Range, found: Fit | None, weights: float | None, pool_bytes: float | None
+    steps: Sequence[Step],
+    tokens_bytes: Sequence[float | None],
+    found: Fit | None,
+    weights: float | None,
+    pool_bytes: float | None,
 ) -> float | None:
     """Bytes without a token: effective VRAM less the tokens', the fit's, or the weights alone."""
     below = [
-        effective - per_token.value * tokens
-        for step in steps
-        if (effective := step["gpu_total"]["vram_effective_bytes"]) is not None
-        and per_token.value is not None
-        and (tokens := resident(step)) is not None
+        effective - size
+        for step, size in zip(steps, tokens_bytes, strict=True)
+        if (effective := step["gpu_total"]["vram_effective_bytes"]) is not None and size is not None
     ]
     if below:
         return float(np.median(below))
@@ -236,18 +209,6 @@ def _base(
     if used and pool_bytes:
         return float(min(used)) - pool_bytes
     return weights
-
-
-def _pool(steps: Sequence[Step]) -> tuple[float | None, float | None]:
-    """Bytes and tokens of the KV cache, of all engines."""
-    servers = [step["server"] or {} for step in steps]
-    pool_bytes = max((server["kv_pool_bytes"] for server in servers if server.get("kv_pool_bytes")), default=None)
-    sizes = [
-        server["kv_used_tokens"] / server["kv_usage_ratio"]
-        for server in servers
-        if server.get("kv_used_tokens") and server.get("kv_usage_ratio")
-    ]
-    return pool_bytes, float(np.median(sizes)) if sizes else None
 
 
 def engines(steps: Sequence[Step]) -> int:
@@ -263,12 +224,29 @@ def _exactly(value: float) -> Range:
     return Range(value, value, value)
 
 
-def _text(at: Range, held: Range, steps: Sequence[Step]) -> str | None:
+def _predicted(at: Range, held: Range, steps: Sequence[Step]) -> Iterator[str]:
     if at.value is None or held.value is None:
-        return None
+        return
     most = max(((step["server"] or {}).get("running_max") or 0.0 for step in steps), default=0.0)
     full = measured(steps)["full_from"]
-    text = f"the KV cache is full at {at.value:.0f} running requests of {held.value:.0f} tokens each"
+    yield f"the KV cache is full at {at.value:.0f} running requests of {held.value:.0f} tokens each"
     if full is None:
-        return f"{text}; at most {most:.0f} ran, and it was never full"
-    return f"{text}; it was full from the step of {full:g}, with up to {most:.0f} running"
+        yield f"at most {most:.0f} ran, and it was never full"
+    else:
+        yield f"it was full from the step of {full:g}, with up to {most:.0f} running"
+
+
+def _doubts(
+    steps: Sequence[Step], config: ModelConfig | None, computed: float | None, told: float | None, too_many: bool
+) -> Iterator[str]:
+    if too_many:
+        yield "the tokens that were counted cost more than the memory in use: what it is without any is not known"
+    if config is not None and config.kv_why:
+        yield f"what a token costs does not follow from the model's config: it {config.kv_why}"
+    if told and computed and not 1 / _SAME < told / computed < _SAME:
+        yield (
+            f"a token takes {told:,.0f} B by the server's own figures and {computed:,.0f} B by the model's config: the "
+            f"server's are used; its cache may have another data type than the config says, or GPUs hold copies"
+        )
+    if told and not any(step["gpus"] for step in steps):
+        yield "no GPU was watched: each engine's cache is taken to be on one"

@@ -46,6 +46,53 @@ QWEN_7B = LLAMA_8B | {
     "sliding_window": 131072,
     "use_sliding_window": False,
 }
+GEMMA_7B = LLAMA_8B | {
+    "model_type": "gemma",
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "vocab_size": 256000,
+    "tie_word_embeddings": None,
+}
+GEMMA_2_9B = GEMMA_7B | {
+    "model_type": "gemma2",
+    "hidden_size": 3584,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 42,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "num_hidden_layers": 24,
+    "hidden_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 2880,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "vocab_size": 201088,
+    "sliding_window": 128,
+}
+MAVERICK = {
+    "model_type": "llama4_text",
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 1,
+    "interleave_moe_layer_step": 2,
+    "attention_chunk_size": 8192,
+    "vocab_size": 202048,
+}
 MIXTRAL = LLAMA_8B | {
     "model_type": "mixtral",
     "vocab_size": 32000,
@@ -84,6 +131,8 @@ DEEPSEEK_V3 = {
         (LLAMA_1B, 1_235_814_400, 32_768),
         (QWEN_7B, 7_615_616_512, 57_344),
         (MIXTRAL, 46_702_792_704, 131_072),
+        (GEMMA_7B, 8_537_680_896, 458_752),
+        (GEMMA_2_9B, 9_241_705_984, 344_064),
     ],
 )
 def test_dense_and_expert_models_to_the_last_parameter(fields: dict[str, Any], parameters: int, kv_bytes: int) -> None:
@@ -92,15 +141,47 @@ def test_dense_and_expert_models_to_the_last_parameter(fields: dict[str, Any], p
     assert config.weights_bytes == 2 * parameters
 
 
+def test_dense_layers_between_those_with_experts_and_an_expert_for_every_token() -> None:
+    config = parse_config({"model_type": "llama4", "text_config": MAVERICK})
+    assert config.parameters == pytest.approx(400.7e9, rel=0.001)
+    assert config.active_parameters == pytest.approx(17.18e9 - 202048 * 5120, rel=0.001)
+    scout = parse_config(MAVERICK | {"num_local_experts": 16, "interleave_moe_layer_step": 1})
+    assert scout.parameters == pytest.approx(107.77e9, rel=0.001)
+
+
 def test_a_token_is_sent_to_few_of_the_experts() -> None:
-    assert parse_config(MIXTRAL).active_parameters == pytest.approx(12.88e9, rel=0.001)
+    """Without the embedding, which is looked up."""
+    assert parse_config(MIXTRAL).active_parameters == pytest.approx(12.88e9 - 32000 * 4096, rel=0.001)
     deepseek = parse_config(DEEPSEEK_V3)
     assert deepseek.parameters == pytest.approx(671.03e9, rel=0.0001)
-    assert deepseek.active_parameters == pytest.approx(37.55e9, rel=0.001)
+    assert deepseek.active_parameters == pytest.approx(37.55e9 - 129280 * 7168, rel=0.001)
+    assert parse_config(GPT_OSS).active_parameters == pytest.approx(3.61e9, rel=0.001)
+
+
+def test_a_small_batch_reads_few_of_the_experts() -> None:
+    config = parse_config(MIXTRAL)
+    one, many = config.weights_read(1), config.weights_read(200)
+    assert one == pytest.approx(2 * (config.active_parameters + 32000 * 4096))
+    assert many == pytest.approx(config.weights_bytes)
+    assert config.weights_read(2) == pytest.approx(config.weights_bytes - 0.75**2 * config.expert_bytes)
+    dense = parse_config(LLAMA_8B)
+    assert dense.weights_read(1) == dense.weights_bytes
 
 
 def test_latent_attention_keeps_one_vector_a_token() -> None:
-    assert parse_config(DEEPSEEK_V3).kv_bytes_per_token == 61 * (512 + 64) * 2
+    config = parse_config(DEEPSEEK_V3)
+    assert config.kv_bytes_per_token == 61 * (512 + 64) * 2
+    assert (config.qk_dim, config.v_dim) == (192, 128)
+    assert config.attention_flops(0, 1000) == 2 * 128 * (192 + 128) * 61 * 500
+
+
+def test_attention_sees_half_of_a_prompt_and_no_more_than_the_window() -> None:
+    per_token = 4 * 32 * 4096
+    assert parse_config(LLAMA_8B).attention_flops(0, 3000) == per_token * 1500
+    windowed = parse_config(LLAMA_8B | {"model_type": "mistral", "sliding_window": 1000})
+    assert windowed.attention_flops(0, 3000) == pytest.approx(per_token * (500 * 1000 + 1000 * 2000) / 3000)
+    assert windowed.attention_flops(0, 800) == pytest.approx(per_token * 400)
+    assert windowed.attention_flops(2000, 3000) == windowed.attention_flops(3000, 3000) == per_token * 1000
 
 
 @pytest.mark.parametrize(
@@ -131,7 +212,7 @@ def test_a_cache_in_8_bits_is_half_as_large() -> None:
 
 
 def test_a_window_bounds_what_its_layers_hold() -> None:
-    all_layers = parse_config(LLAMA_8B | {"sliding_window": 4096})
+    all_layers = parse_config(LLAMA_8B | {"model_type": "mistral", "sliding_window": 4096})
     assert all_layers.kv_bytes(1000) == 1000 * 131_072
     assert all_layers.kv_bytes(9000) == 4096 * 131_072
     some = parse_config(
@@ -140,6 +221,40 @@ def test_a_window_bounds_what_its_layers_hold() -> None:
     assert some.kv_bytes(3000) == (16 * 3000 + 16 * 1024) * 4096
     hybrid = parse_config(LLAMA_8B | {"layer_types": ["linear_attention"] * 24 + ["full_attention"] * 8})
     assert hybrid.kv_bytes_per_token == 8 * 4096
+
+
+@pytest.mark.parametrize(
+    ("fields", "full", "windowed"),
+    [
+        (GEMMA_2_9B, 21, 21),
+        (GPT_OSS, 12, 12),
+        (MAVERICK, 12, 36),
+        (GEMMA_2_9B | {"model_type": "gemma3_text"}, 7, 35),
+        (LLAMA_8B | {"model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"}, 8, 24),
+        (QWEN_7B, 28, 0),
+        (QWEN_7B | {"use_sliding_window": None, "max_window_layers": 20}, 28, 0),
+        (QWEN_7B | {"use_sliding_window": True, "max_window_layers": 20}, 20, 8),
+        (LLAMA_8B | {"model_type": "mistral", "sliding_window": 4096, "use_sliding_window": None}, 0, 32),
+    ],
+)
+def test_which_layers_have_the_window(fields: dict[str, Any], full: int, windowed: int) -> None:
+    config = parse_config(fields)
+    assert (config.layers_full, config.layers_windowed, config.kv_why) == (full, windowed, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sliding_window": 4096}, "does not say which layers"),
+        ({"layer_types": ["sliding_attention"] * 32}, "does not say how large"),
+        ({"quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "'NVFP4', which is unknown"),
+    ],
+)
+def test_a_cache_of_unknown_size_is_not_known_and_the_weights_are(fields: dict[str, Any], why: str) -> None:
+    config = parse_config(LLAMA_8B | fields)
+    assert (config.kv_bytes_per_token, config.kv_bytes(100)) == (None, None)
+    assert config.kv_why is not None and why in config.kv_why
+    assert config.parameters == 8_030_261_248
 
 
 def test_the_text_part_of_a_model_that_sees() -> None:
@@ -157,6 +272,13 @@ def test_the_text_part_of_a_model_that_sees() -> None:
         (json.dumps(LLAMA_8B | {"hidden_size": "big"}), "has hidden_size 'big', which is no count"),
         (json.dumps(LLAMA_8B | {"torch_dtype": "int3"}), "has the data type 'int3', which is unknown"),
         (json.dumps(LLAMA_8B | {"quantization_config": {"quant_method": "x"}}), "does not tell its bits"),
+        *(
+            (json.dumps(LLAMA_8B | {"quantization_config": {"config_groups": {"g": group}}}), "does not tell its bits")
+            for group in (5, None, {"weights": 4})
+        ),
+        (json.dumps(LLAMA_8B | {"layer_types": [["full_attention"]] * 32}), "not a name for each layer"),
+        (json.dumps(LLAMA_8B | {"layer_types": ["full_attention"]}), "not a name for each layer"),
+        ("[" * 100_000, "is no JSON"),
         (None, "cannot be read (No such file or directory)"),
     ],
 )

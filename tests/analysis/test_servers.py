@@ -41,6 +41,15 @@ def test_of_two_engines_sums_means_and_the_fullest(tmp_path: Path) -> None:
     assert found["prefix_hit_pct"] == pytest.approx(20)
 
 
+@pytest.mark.parametrize("left_out", [False, True])
+def test_prompt_tokens_that_the_cache_had_are_left_out_once(tmp_path: Path, left_out: bool) -> None:
+    """llama.cpp's counter is without them already."""
+    prompts = 2400 if left_out else 3000
+    found = figures(tmp_path, [counting(t, "0", prompt_tokens=prompts * t) for t in SECONDS])
+    assert found["prompt_tokens_per_s"] == pytest.approx(prompts)
+    assert found["computed_prompt_tokens_per_s"] == pytest.approx(2400)
+
+
 def test_a_counter_that_went_back_has_no_rate_and_what_is_not_told_is_null(tmp_path: Path) -> None:
     rows = [counting(t % 10, "0") | syn.server(float(t), "0") for t in SECONDS]
     found = figures(tmp_path, [row | {"kv_used_tokens": None, "kv_pool_b": None} for row in rows])

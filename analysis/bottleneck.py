@@ -10,12 +10,14 @@ lowers the confidence, and is in the evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from analysis import bottleneck_words as words
 from analysis import pileup
-from analysis.bottleneck_words import NEXT, NOT_MEASURED, mark_rows, row
-from analysis.pileup import AFTER, BEFORE, CLIENT, OUTSIDE, RUNNING, SERVED, WAITING, Growth, PileUp, Step
+from analysis.bottleneck_words import NEXT, NOT_MEASURED, row
+from analysis.gpus import idle_gpus
+from analysis.pileup import BEFORE, CLIENT, OUTSIDE, RUNNING, SERVED, WAITING, Growth, PileUp, Step
 from analysis.pressure import Marks, marks
 
 NONE = "none"
@@ -28,9 +30,16 @@ NEEDED = (
     *("level", "unit", "qps", "qps_ci95", "in_flight_mean", "rate", "ttft_ms_ok", "e2e_ms_ok", "send_lag_ms"),
     *("client_on_time", "client_lag_ms", "client_lag_limit_ms", "worker_cpu_pct", "kernel_stamp_share"),
     *("simulator_late_share", "gpus", "server", "hosts", "roofline"),
+    *("failed_qps", "errors", "service_ms_ok"),
 )
 # One figure that is missing makes the place it would have told of so much less certain.
 _BLIND = 0.6
+# Without a lighter step nobody knows whether more load brings more.
+_ALONE = 0.45
+# A pile-up of less than this share of what is in flight is none.
+_NO_PILE = 0.1
+# Of a batch while neither the GPU nor a CPU is busy: locks and waits of one process are seen nowhere.
+_UNSEEN_CPU = 0.1
 # A simulator or a client that is late blurs what is between them.
 _LATE = 0.9
 
@@ -51,21 +60,27 @@ class _Facts(NamedTuple):
     marks: Marks
     gpu_bound: float  # how much of a larger batch would be lost on the GPU
     late_stamps: bool  # the client was late, and its stamps are its own
+    refused: float  # the share of what is not in the engine that HTTP errors were the answer to
 
 
 def judge(step: Step, steps: Sequence[Step], cards: Sequence[Card] = ()) -> dict[str, Any] | None:
     """The verdict on one of `steps`; None for one without load or throughput. `cards` as gpu_facts.py tells them."""
     if not step["level"] or not step["qps"]:
         return None
+    idle = {gpu["uuid"] for gpu in idle_gpus([*steps, step])}
+    step, steps = _without(step, idle), [_without(other, idle) for other in steps]
     lighter = pileup.lighter_than(step, steps)
     grown, piled = pileup.growth(step, lighter), pileup.pile_up(step, lighter)
     found = marks(step, lighter, cards)
     elasticity = pileup.batch_elasticity(step, lighter)
     late = step["client_on_time"] is False
     own_stamps = (step["kernel_stamp_share"] or 0.0) < 0.5
-    facts = _Facts(found, _gpu_bound(step, found, elasticity), late and own_stamps)
+    short, refused = pileup.unanswered(step), pileup.refused(step)
+    stopped = max(_stopped(grown, piled), short)
+    if piled is not None and stopped >= 0.5 and piled.total < _NO_PILE * sum(piled.requests.values()):
+        piled = piled.as_it_is()
+    facts = _Facts(found, _gpu_bound(step, found, elasticity), late and own_stamps, _share_refused(refused, piled))
     weights = _weigh(piled, facts)
-    stopped = _stopped(grown, piled)
     order = [name for name in weights.best() if weights[name] > 0]
     seen, missing = _seen(step, piled, found)
     if stopped < 0.5 or not order:
@@ -74,15 +89,39 @@ def judge(step: Step, steps: Sequence[Step], cards: Sequence[Card] = ()) -> dict
         verdict, sure = order[0], stopped * weights[order[0]]
         rival = order[1] if len(order) > 1 else None
         runner_up = NONE if rival is None or 1 - stopped > stopped * weights[rival] else rival
-    evidence = [*_of_growth(grown, step), *_of_places(piled), *mark_rows(step, found, elasticity, cards)]
+    sheds = verdict == "server_queue" and facts.refused >= 0.5
+    sure = min(0.99, max(0.05, sure * seen))
+    if not lighter and short < 0.5:
+        sure = min(_ALONE, sure)
+    evidence = [*words.of_rate(step, short), *words.of_growth(grown, step, lighter), *words.of_failures(step, refused)]
+    evidence += [*words.of_places(piled), *(words.of_idle(piled, found) if stopped >= 0.5 else ())]
+    evidence += words.mark_rows(step, found, elasticity, cards)
+    if idle:
+        evidence.append(row(NONE, f"{len(idle)} GPUs beside ran nothing in any step, and do not count", 0.0))
     evidence += [row(NONE, f"not measured: {NOT_MEASURED[name]}", 0.0) for name in missing]
     return {
         "verdict": verdict,
-        "confidence": round(float(min(0.99, max(0.05, sure * seen))), 2),
+        "confidence": round(float(sure), 2),
         "runner_up": runner_up,
         "evidence": evidence,
-        "next": NEXT[verdict],
+        "next": words.SHED if sheds else _alone(step, steps) if verdict == NONE and not lighter else NEXT[verdict],
     }
+
+
+def _without(step: Step, idle: Collection[str]) -> Step:
+    return {**step, "gpus": [gpu for gpu in step["gpus"] if gpu["uuid"] not in idle]} if idle else step
+
+
+def _alone(step: Step, steps: Sequence[Step]) -> str:
+    return words.LIGHTEST if any(other["level"] > step["level"] and other["qps"] for other in steps) else words.ALONE
+
+
+def _share_refused(refused: float, piled: PileUp | None) -> float:
+    """Of the requests that the server does not count as its own."""
+    if piled is None or not refused:
+        return 0.0
+    apart = sum(count for place, count in piled.requests.items() if place not in (CLIENT, WAITING, RUNNING))
+    return min(1.0, refused / apart) if apart > 0 else 0.0
 
 
 def judge_all(steps: list[dict[str, Any]], cards: Sequence[Card] = ()) -> dict[str, Any] | None:
@@ -110,13 +149,17 @@ def _stopped(grown: Growth | None, piled: PileUp | None) -> float:
         return grown.probability
     if piled is None or not piled.known:
         return 0.0
-    return piled.requests[WAITING] / max(piled.requests[WAITING] + piled.requests[RUNNING], 1e-9)
+    served = piled.requests.get(RUNNING, piled.requests.get(SERVED, 0.0))
+    return piled.requests[WAITING] / max(piled.requests[WAITING] + served, 1e-9)
 
 
 def _weigh(piled: PileUp | None, facts: _Facts) -> _Weights:
     weights = _Weights()
     shares = {SERVED: 1.0} if piled is None else piled.shares
     for place, share in shares.items():
+        if place not in (CLIENT, WAITING, RUNNING):
+            weights.give("server_queue", share * facts.refused)
+            share *= 1 - facts.refused
         match place:
             case pileup.CLIENT:
                 weights.give("client", share)
@@ -137,6 +180,8 @@ def _outside(weights: _Weights, share: float, facts: _Facts) -> None:
         weights.give("client", share)
         return
     found = facts.marks
+    weights.give("client", share * found.client_cpu)
+    share *= 1 - found.client_cpu
     cpu, disks = found.host_cpu, found.io_wait
     if cpu is None and disks is None:
         weights.give("network", share / 2)
@@ -156,25 +201,35 @@ def _waiting(weights: _Weights, share: float, facts: _Facts) -> None:
     """In the engine's queue: for the cache, for a place in the batch, or because the GPU gives no more."""
     found = facts.marks
     bound = facts.gpu_bound
-    _on_gpu(weights, share * bound, facts, idle="server_queue")
+    _or_queue(weights, share * bound, facts)
     full = max(found.kv or 0.0, found.vram or 0.0)
     weights.give("kv_capacity", share * (1 - bound) * full)
     weights.give("server_queue", share * (1 - bound) * (1 - full))
 
 
 def _running(weights: _Weights, share: float, facts: _Facts) -> None:
-    """In the batch: its iterations take longer."""
-    _on_gpu(weights, share, facts, idle="host_cpu")
+    """In the batch: its iterations take longer. While the GPU is not busy, for as much as the host's CPU is full."""
+    busy, cpu = _busy(facts), facts.marks.host_cpu
+    weights.give("host_cpu", share * (1 - busy) * (0.5 if cpu is None else max(cpu, _UNSEEN_CPU)))
+    _on_gpu(weights, share * busy, facts)
 
 
-def _on_gpu(weights: _Weights, share: float, facts: _Facts, idle: str) -> None:
-    """By how full the GPU's parts are; what it does not work for is `idle`'s."""
+def _busy(facts: _Facts) -> float:
+    return 1.0 if facts.marks.busy is None else facts.marks.busy
+
+
+def _or_queue(weights: _Weights, share: float, facts: _Facts) -> None:
+    """The GPU's, for as long as it works; while it does not, the engine keeps requests from it."""
+    weights.give("server_queue", share * (1 - _busy(facts)))
+    _on_gpu(weights, share * _busy(facts), facts)
+
+
+def _on_gpu(weights: _Weights, share: float, facts: _Facts) -> None:
+    """By how full the GPU's parts are."""
     found = facts.marks
-    busy = 1.0 if found.busy is None else found.busy
-    weights.give(idle, share * (1 - busy))
     held_back = found.held_back or 0.0
-    weights.give("power_thermal", share * busy * held_back)
-    rest = share * busy * (1 - held_back)
+    weights.give("power_thermal", share * held_back)
+    rest = share * (1 - held_back)
     tensor, dram = (found.tensor or 0.0) ** 2, (found.dram or 0.0) ** 2
     if tensor + dram == 0:
         tensor = dram = 1.0
@@ -191,7 +246,7 @@ def _somewhere(weights: _Weights, share: float, facts: _Facts) -> None:
     total = gpu + host + full
     rest = share * max(0.0, 1 - total)
     scale = share / max(1.0, total)
-    _on_gpu(weights, scale * gpu, facts, idle="server_queue")
+    _or_queue(weights, scale * gpu, facts)
     if host:
         _outside(weights, scale * host, facts)
     weights.give("kv_capacity", scale * full)
@@ -226,6 +281,8 @@ def _seen(step: Step, piled: PileUp | None, found: Marks) -> tuple[float, list[s
 
     if piled is None or not piled.known:
         lacks("server", 1.0)
+    elif RUNNING not in piled.requests:
+        lacks("running", shares.get(SERVED, 0.0))
     if found.host_cpu is None and found.io_wait is None:
         lacks("hosts", shares.get(OUTSIDE, 0.0) + shares.get(BEFORE, 0.5 if not shares else 0.0))
     on_gpu = 1 - shares.get(OUTSIDE, 0.0) - shares.get(CLIENT, 0.0) if shares else 1.0
@@ -240,51 +297,3 @@ def _seen(step: Step, piled: PileUp | None, found: Marks) -> tuple[float, list[s
     if (step["simulator_late_share"] or 0.0) > 0.05:
         seen *= _LATE
     return seen, missing
-
-
-def _of_growth(grown: Growth | None, step: Step) -> Iterator[dict[str, Any]]:
-    if grown is None:
-        yield row(NONE, "no lighter step to compare with: whether throughput still grows is not known", 0.2)
-        return
-    stopped = grown.elasticity < pileup.KNEE
-    yield row(
-        NONE,
-        f"{grown.times_load:.2g} times the {'unanswered requests' if step['rate'] else 'users'} of the step of "
-        f"{grown.since:g} brought {grown.times_qps:.2f} times the throughput: {100 * grown.elasticity:.0f} % of "
-        f"proportional growth (below {100 * pileup.KNEE:.0f} % is past the knee)",
-        grown.probability if stopped else 1 - grown.probability,
-    )
-
-
-_PLACES = {
-    CLIENT: "at the client, between two requests",
-    OUTSIDE: "outside the engine: on the way, or in the host's front end",
-    WAITING: "in the engine's queue",
-    RUNNING: "in the engine's batch",
-    BEFORE: "before their first token",
-    AFTER: "after their first token",
-    SERVED: "in flight",
-}
-
-
-def _of_places(piled: PileUp | None) -> Iterator[dict[str, Any]]:
-    if piled is None or piled.total <= 0:
-        return
-    since = "" if piled.baseline is None else f" beyond what this throughput needed at the step of {piled.baseline:g}"
-    for place, share in sorted(piled.shares.items(), key=lambda item: -item[1]):
-        if share >= 0.05:
-            text = (
-                f"{piled.requests[place]:.3g} requests are {_PLACES[place]}: {100 * share:.0f} % of the pile-up{since}"
-            )
-            yield row(_FOR_PLACE[place], text, share)
-
-
-_FOR_PLACE = {
-    CLIENT: "client",
-    OUTSIDE: "network",
-    WAITING: "server_queue",
-    RUNNING: "compute",
-    BEFORE: "server_queue",
-    AFTER: "compute",
-    SERVED: NONE,
-}

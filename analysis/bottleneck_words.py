@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from analysis.pileup import AFTER, BEFORE, CLIENT, KNEE, OUTSIDE, RUNNING, SERVED, WAITING, Growth, PileUp
 from analysis.pressure import Marks, Step, clock_lost, gpu_mean, host_most, kv_usage
 
 NEXT = {
@@ -25,8 +26,15 @@ NEXT = {
     "power_thermal": "raise the power limit or cool the GPUs, and look at their clocks; else plan with what they give",
     "none": "raise the load: at this step more of it still brings more throughput",
 }
+ALONE = "add a lighter and a heavier step: one alone does not tell whether more load brings more"
+LIGHTEST = "look at the heavier steps: they tell whether more load than here brings more"
+SHED = (
+    "the server, or a gateway before it, refuses requests: see which of them and why (limits of rate, of requests that "
+    "wait, of connections), raise that limit while latency allows, or add replicas"
+)
 NOT_MEASURED = {
     "server": "the server's requests running and waiting (--metrics-url, --metrics-map)",
+    "running": "the server's requests running (--metrics-map)",
     "hosts": "the server's CPUs and disks (--agents)",
     "gpus": "GPUs (--agents)",
     "gpm": "tensor cores and memory bandwidth of the GPUs (GPM: Hopper and later, or give --model-config)",
@@ -51,6 +59,7 @@ def mark_rows(
     if found.kv is not None and usage is not None:
         often = server.get("preemptions_per_s")
         text = f"the KV cache is {100 * usage:.0f} % full" + (f", {often:.2g} preemptions/s" if often else "")
+        text += ", as at the lightest step, where nobody waited for it: what it keeps counts" if found.kv_before else ""
         yield row("kv_capacity", text, found.kv)
     if found.vram:
         yield row("kv_capacity", "GPU memory in use grew with the load, up to the card's limit", found.vram)
@@ -97,7 +106,12 @@ def _host_rows(step: Step, found: Marks) -> Iterator[dict[str, Any]]:
             for label, value in (("busiest core", core), ("all CPUs", whole), ("pressure", psi))
             if value is not None
         ]
-        yield row("host_cpu", f"CPU of the server's host: {', '.join(parts)}", found.host_cpu)
+        text = f"CPU of the server's host: {', '.join(parts)}"
+        if found.client_cpu:
+            text += "; its busiest core may be that of the load generator's worker"
+        elif found.core_before is not None:
+            text += f"; its busiest core was {found.core_before:.0f} % busy at the lightest step, too"
+        yield row("host_cpu", text, found.host_cpu)
     if found.io_wait is not None:
         parts = [
             f"{label} {value:.0f} %"
@@ -112,3 +126,76 @@ def _host_rows(step: Step, found: Marks) -> Iterator[dict[str, Any]]:
     sent = host_most(step, "tcp_retrans_pct")
     if sent is not None and found.retransmitted:
         yield row("network", f"{sent:.1f} % of the TCP segments were sent again", found.retransmitted)
+
+
+def of_rate(step: Step, short: float) -> Iterator[dict[str, Any]]:
+    """What was due in the open model and got no answer, where that is much."""
+    if short > 0:
+        due = step["rate"]["due"]
+        text = f"{due:.3g} requests/s were due, and {step['qps']:.3g} succeeded: more load brings nothing more"
+        yield row("none", text, short)
+
+
+def of_failures(step: Step, refused: float) -> Iterator[dict[str, Any]]:
+    if refused:
+        text = f"{refused:.3g} requests in flight were answered by HTTP errors ({step['failed_qps']:.3g} failures/s)"
+        yield row("server_queue", text, refused / step["in_flight_mean"])
+
+
+def of_idle(piled: PileUp | None, found: Marks) -> Iterator[dict[str, Any]]:
+    """What of the batch's time neither the GPU nor the host's CPU explains."""
+    if piled is None or found.busy is None or found.host_cpu is None:
+        return
+    rest = piled.shares.get(RUNNING, 0.0) * (1 - found.busy) * (1 - found.host_cpu)
+    if rest >= 0.05:
+        text = "neither the GPU nor the host's CPUs are full: what the batch waits for is not known for "
+        yield row("none", f"{text}{100 * rest:.0f} % of the pile-up", rest)
+
+
+def of_growth(grown: Growth | None, step: Step, lighter: Sequence[Step]) -> Iterator[dict[str, Any]]:
+    if grown is None:
+        why = "no more requests in flight than at lighter steps" if lighter else "no lighter step to compare with"
+        yield row("none", f"{why}: whether throughput still grows is not known", 0.2)
+        return
+    stopped = grown.elasticity < KNEE
+    yield row(
+        "none",
+        f"{grown.times_load:.2g} times the {'unanswered requests' if step['rate'] else 'users'} of the step of "
+        f"{grown.since:g} brought {grown.times_qps:.2f} times the throughput: {100 * grown.elasticity:.0f} % of "
+        f"proportional growth (below {100 * KNEE:.0f} % is past the knee)",
+        grown.probability if stopped else 1 - grown.probability,
+    )
+
+
+_PLACES = {
+    CLIENT: "at the client, between two requests",
+    OUTSIDE: "outside the engine: on the way, or in the host's front end",
+    WAITING: "in the engine's queue",
+    RUNNING: "in the engine's batch",
+    BEFORE: "before their first token",
+    AFTER: "after their first token",
+    SERVED: "in flight",
+}
+
+
+def of_places(piled: PileUp | None) -> Iterator[dict[str, Any]]:
+    if piled is None or piled.total <= 0:
+        return
+    since = "" if piled.baseline is None else f" beyond what this throughput needed at the step of {piled.baseline:g}"
+    for place, share in sorted(piled.shares.items(), key=lambda item: -item[1]):
+        if share >= 0.05:
+            text = (
+                f"{piled.requests[place]:.3g} requests are {_PLACES[place]}: {100 * share:.0f} % of the pile-up{since}"
+            )
+            yield row(_FOR_PLACE[place], text, share)
+
+
+_FOR_PLACE = {
+    CLIENT: "client",
+    OUTSIDE: "network",
+    WAITING: "server_queue",
+    RUNNING: "compute",
+    BEFORE: "server_queue",
+    AFTER: "compute",
+    SERVED: "none",
+}

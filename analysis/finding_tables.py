@@ -59,12 +59,12 @@ def roofline_table(summary: Summary) -> Table:
 
 
 def energy_table(summary: Summary) -> Table:
-    """Headers and rows of what the GPUs drew for what came out; no rows where power was not measured."""
+    """Headers and rows of what the GPUs that serve drew for what came out; no rows where power was not measured."""
     headers = [unit_of(summary), "power W", "J per output token", "J per request", "output tokens per J"]
     rows = [
         [
             str(step["level"]),
-            text(step["gpu_total"]["power_w"], count),
+            text(found["power_w"], count),
             *(
                 text(found[name], "{:.3g}".format)
                 for name in ("j_per_output_token", "j_per_request", "output_tokens_per_j")

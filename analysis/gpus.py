@@ -7,13 +7,14 @@ little of a window is covered, or the samples' time is too uncertain for it, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.caveat import Caveat, caveat
 from analysis.join import Telemetry, devices
 from analysis.overlap import MAX_BLUR, MIN_COVERAGE, Spans, around, between, mean, quality, rate, within
 from analysis.stats import Floats
@@ -28,6 +29,8 @@ _SHORTEST_S = 1 / 6
 _AVERAGE_S = 1.0
 # Samples this long before and after a window tell how far those in it reach.
 _MARGIN_S = 60.0
+# A GPU that ran kernels for less than this in every step serves nothing, %.
+_IDLE_PCT = 3.0
 # The driver's counters of PCIe bytes have so many bits.
 _PCIE_WRAPS = 2.0**32
 
@@ -170,6 +173,35 @@ def gpu_total(gpus: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     }
     util = means("util_pct")
     return {"util_pct": sum(util) / len(util) if util else None} | total
+
+
+def idle_gpus(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, one each, of the GPUs that ran nothing in any of a summary's steps while others of them did.
+
+    They stand beside those that serve. One whose utilisation is not known may serve.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    most: dict[str, float] = {}
+    simulated = any(gpu["simulated"] for step in steps for gpu in step["gpus"])
+    for gpu in (gpu for step in steps for gpu in step["gpus"] if gpu["simulated"] == simulated):
+        for name in ("util_pct", "sm_pct"):
+            if gpu[name]:
+                found[gpu["uuid"]] = gpu
+                most[gpu["uuid"]] = max(most.get(gpu["uuid"], 0.0), gpu[name]["mean"])
+    idle = [gpu for uuid, gpu in found.items() if most[uuid] < _IDLE_PCT]
+    return idle if len(idle) < len(found) else []
+
+
+def idle_caveats(steps: Sequence[Mapping[str, Any]]) -> list[Caveat]:
+    """Which GPUs were left out, and of what."""
+    names: dict[str, list[str]] = {}
+    for gpu in idle_gpus([step for step in steps if step["level"]]):
+        names.setdefault(gpu["host"], []).append(f"{gpu['index']}")
+    if not names:
+        return []
+    told = " and ".join(f"GPU {', '.join(numbers)} of {host}" for host, numbers in names.items())
+    text = f"{told} ran nothing in any step: energy, MFU, MBU and what binds are of the other GPUs, sums are of all"
+    return [caveat("idle_gpus", text, "if they should serve, look at how the server spreads its load over GPUs")]
 
 
 _SERIES: dict[str, tuple[str, Callable[..., Floats]]] = {

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+from loadgen.record import Outcome
+
 Step = Mapping[str, Any]
 
 KNEE = 0.5
@@ -28,6 +30,10 @@ _LIGHTER = 0.8
 _LEAST_MORE = 0.1
 # The error of an elasticity is no less than this: steps differ by more than their own noise.
 _LEAST_ERROR = 0.05
+# The open model: what is answered of what is due, from where it may be chance down to where it is not.
+_ANSWERED, _UNANSWERED = 0.9, 0.8
+# Failures that are so few of all requests are in nobody's way.
+_FEW_FAILED = 0.01
 # Of a throughput without an interval.
 _ASSUMED_ERROR = 0.1
 _Z95 = NormalDist().inv_cdf(0.975)
@@ -51,6 +57,13 @@ class PileUp(NamedTuple):
     total: float
     baseline: float | None
     known: bool
+
+    def as_it_is(self) -> PileUp:
+        """All that is in flight, for a step that piles up no more than the lightest did: both are past a limit."""
+        flying = {place: 0.0 if place == CLIENT else count for place, count in self.requests.items()}
+        total = sum(flying.values())
+        shares = {place: count / total if total > 0 else 0.0 for place, count in flying.items()}
+        return self._replace(shares=shares, total=total, baseline=None)
 
 
 def lighter_than(step: Step, steps: Sequence[Step]) -> list[Step]:
@@ -87,6 +100,25 @@ def _load(step: Step) -> float | None:
 def _unsent(step: Step) -> float:
     """Requests of the open model that are due and not sent, by Little's law."""
     return float((step["send_lag_ms"]["p50"] or 0.0) / 1e3 * (step["qps"] or 0.0))
+
+
+def unanswered(step: Step) -> float:
+    """How sure it is, 0 to 1, that the open model got fewer answers than were due; 0 in the closed model."""
+    due = (step["rate"] or {}).get("due")
+    if not due or step["qps"] is None:
+        return 0.0
+    return min(1.0, max(0.0, (_ANSWERED - float(step["qps"] / due)) / (_ANSWERED - _UNANSWERED)))
+
+
+def refused(step: Step) -> float:
+    """Requests in flight, mean, that an HTTP error was the answer to: by Little's law, what OK requests do not fill."""
+    flying, failed = step["in_flight_mean"], step.get("failed_qps") or 0.0
+    spent_ms = (step.get("service_ms_ok") or {}).get("mean")
+    errors = {name: count for name, count in (step.get("errors") or {}).items() if name != Outcome.DROPPED}
+    if flying is None or spent_ms is None or failed <= _FEW_FAILED * (failed + step["qps"]) or not errors:
+        return 0.0
+    of_http = errors.get(Outcome.HTTP_ERROR, 0) / sum(errors.values())
+    return float(of_http * max(0.0, flying - step["qps"] * spent_ms / 1e3))
 
 
 def _relative_error(step: Step) -> float:
@@ -128,11 +160,11 @@ def pile_up(step: Step, lighter: Sequence[Step]) -> PileUp | None:
     excess = {place: max(0.0, count - needs[place]) for place, count in now.items()}
     total = sum(excess.values())
     shares = {place: count / total if total > 0 else 0.0 for place, count in excess.items()}
-    return PileUp(now, shares, total, None if base is None else base["level"], RUNNING in now)
+    return PileUp(now, shares, total, None if base is None else base["level"], WAITING in now)
 
 
 def _places(step: Step) -> dict[str, float] | None:
-    """Mean requests at each place; with what the server tells, or else what the stream tells, or as one."""
+    """Mean requests at each place; with what the server tells, all or its queue, else the stream, or as one."""
     flying = step["in_flight_mean"]
     if flying is None:
         return None
@@ -142,6 +174,9 @@ def _places(step: Step) -> dict[str, float] | None:
         queued = waiting or 0.0
         outside = max(0.0, flying - running - queued)
         return {CLIENT: at_client, OUTSIDE: outside, WAITING: queued, RUNNING: min(running, flying)}
+    if waiting is not None:
+        queued = min(waiting, flying)
+        return {CLIENT: at_client, WAITING: queued, SERVED: flying - queued}
     first, whole = (step[f"{name}_ms_ok"]["mean"] for name in ("ttft", "e2e"))
     if isinstance(first, int | float) and isinstance(whole, int | float) and whole > 0:
         before = flying * min(1.0, first / whole)

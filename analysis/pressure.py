@@ -11,6 +11,12 @@ from typing import Any, NamedTuple
 
 Step = Mapping[str, Any]
 
+# Beside a core of the server's host that is this much busier, in %, a worker of the load generator explains nothing.
+_SAME_CORE = 5.0
+# A cache that is this much fuller than at the lightest step is as full; so few that wait for each that runs are none.
+_AS_FULL = 0.02
+_NO_QUEUE = 0.1
+
 # Figure -> where its mark begins to rise, and where it is 1.
 _RAMPS = {
     # A core that serves alone is full near 100 %; waits for it double at 70 % and are tenfold at 95 % (1 / (1 - u)).
@@ -41,7 +47,9 @@ _RAMPS = {
 
 
 class Marks(NamedTuple):
+    client_cpu: float  # of a worker that keeps a core of the server's host, or its own, busy
     host_cpu: float | None
+    core_before: float | None  # % of the busiest core at the lightest step, where that was much already
     io_wait: float | None
     blocked: float | None  # of what the CPUs and the disks keep waiting: the disks' share
     retransmitted: float | None
@@ -50,6 +58,7 @@ class Marks(NamedTuple):
     busy: float | None
     held_back: float | None
     kv: float | None
+    kv_before: bool  # as full at the lightest step, where nobody waited
     vram: float | None
 
 
@@ -65,9 +74,11 @@ def _most(values: Iterable[float | None]) -> float | None:
 
 
 def serving_hosts(step: Step) -> list[Mapping[str, Any]]:
-    """Those of the server: where there are simulated ones, the real one is the client's."""
+    """Those of the server: with GPUs or its process, where any is; real ones beside simulated ones are the client's."""
     simulated = any(host["simulated"] for host in step["hosts"])
-    return [host for host in step["hosts"] if host["simulated"] == simulated]
+    found = [host for host in step["hosts"] if host["simulated"] == simulated]
+    with_gpus = {gpu.get("host") for gpu in serving_gpus(step)}
+    return [host for host in found if host.get("server") or host.get("host") in with_gpus] or found
 
 
 def serving_gpus(step: Step) -> list[Mapping[str, Any]]:
@@ -119,9 +130,10 @@ def kv_usage(step: Step) -> float | None:
 
 
 def marks(step: Step, lighter: Sequence[Step], cards: Sequence[Mapping[str, Any]]) -> Marks:
+    client_cpu, core_before = _client_cpu(step), _core(lighter[0]) if lighter else None
     host_cpu = _most(
         (
-            ramp("core", host_most(step, "busiest_cpu_pct", "mean")),
+            _beyond(ramp("core", None if client_cpu else _core(step)), ramp("core", core_before)),
             ramp("core", host_most(step, "cpu_pct")),
             ramp("psi_cpu", host_most(step, "psi_cpu_some_pct")),
             ramp("quota", host_most(step, "server", "throttled_pct")),
@@ -135,14 +147,16 @@ def marks(step: Step, lighter: Sequence[Step], cards: Sequence[Mapping[str, Any]
             ramp("iowait", host_most(step, "iowait_pct")),
         )
     )
-    usage = kv_usage(step)
+    usage, kv_before = kv_usage(step), _kv_before(step, lighter)
     roofline = step.get("roofline") or {}
     tensor, dram = gpu_mean(step, "tensor_pct", "mean"), gpu_mean(step, "dram_pct", "mean")
     if tensor is None and dram is None:
         tensor, dram = roofline.get("mfu_pct"), roofline.get("mbu_pct")
     sm = gpu_mean(step, "sm_pct", "mean")
     return Marks(
-        host_cpu=host_cpu,
+        client_cpu=client_cpu,
+        host_cpu=0.0 if host_cpu is None and _core(step) is not None else host_cpu,
+        core_before=core_before if ramp("core", core_before) else None,
         io_wait=io_wait,
         blocked=_blocked(step, lighter),
         retransmitted=ramp("retransmitted", host_most(step, "tcp_retrans_pct")),
@@ -150,9 +164,43 @@ def marks(step: Step, lighter: Sequence[Step], cards: Sequence[Mapping[str, Any]
         dram=ramp("dram", dram),
         busy=ramp("busy", gpu_mean(step, "util_pct", "mean") if sm is None else sm),
         held_back=_held_back(step, cards),
-        kv=ramp("kv", None if usage is None else 100 * usage),
-        vram=ramp("vram", _vram_pct(step, lighter)),
+        kv=ramp("kv", None if usage is None else 0.0 if kv_before else 100 * usage),
+        kv_before=kv_before,
+        vram=ramp("vram", _vram_pct(step, lighter)) if usage is None else None,
     )
+
+
+def _core(step: Step) -> float | None:
+    return host_most(step, "busiest_cpu_pct", "mean")
+
+
+def _beyond(now: float | None, before: float | None) -> float | None:
+    """A mark, less that of the lightest step: engines poll, and keep a core busy without any work.
+
+    A core that really is full has tasks that wait for it, which has marks of its own.
+    """
+    if now is None or not before:
+        return now
+    return max(0.0, now - before) / (1 - before) if before < 1 else 0.0
+
+
+def _client_cpu(step: Step) -> float:
+    """Of the busiest worker; 0 where the server's host has a core that is busier than that explains."""
+    worker, core = step["worker_cpu_pct"], _core(step)
+    if worker is None or (core is not None and core > worker + _SAME_CORE):
+        return 0.0
+    return ramp("core", worker) or 0.0
+
+
+def _kv_before(step: Step, lighter: Sequence[Step]) -> bool:
+    """A prefix cache counts as used: full without anybody who waits for it, and nobody was put out since."""
+    now, before = kv_usage(step), kv_usage(lighter[0]) if lighter else None
+    if now is None or before is None or not ramp("kv", 100 * now) or now > before + _AS_FULL:
+        return False
+    server, at_first = step["server"] or {}, lighter[0]["server"] or {}
+    put_out = server.get("preemptions_per_s") or at_first.get("preemptions_per_s")
+    queue = _NO_QUEUE * max(1.0, at_first.get("running") or 0.0)
+    return not put_out and (at_first.get("waiting") or 0.0) < queue
 
 
 def _held_back(step: Step, cards: Sequence[Mapping[str, Any]]) -> float | None:

@@ -1,4 +1,7 @@
-"""What the server's resources say of a run: GPU memory, roofline, bottleneck, in the order of their need."""
+"""What the server's resources say of a run: energy, GPU memory, roofline, bottleneck, in the order of their need.
+
+GPUs that ran nothing in any step (gpus.idle_gpus) are in none but that of memory, whose sums are of all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import pandas as pd
 
 from analysis import vram
 from analysis.bottleneck import judge_all
+from analysis.energy import step_energy
 from analysis.gpu_facts import gpu_facts
+from analysis.gpus import idle_gpus
 from analysis.model_config import ModelConfig
 from analysis.roofline import roofline
 
@@ -21,15 +26,18 @@ def resources(
     timeline: pd.DataFrame,
     config: ModelConfig | None,
 ) -> dict[str, Any]:
-    """gpu_facts, vram and bottleneck of the summary; each step gets roofline, vram_predicted_bytes and bottleneck."""
+    """gpu_facts, vram, bottleneck of the summary; each step gets energy, vram_predicted_bytes, roofline, bottleneck."""
     known = gpu_facts(run_dir)
     watched = {gpu["uuid"] for step in steps for gpu in step["gpus"]}
     cards = [card for card in known if card["uuid"] in watched]
     of_memory = vram.assess(steps, timeline, config, cards)
-    speedup = _speedup(manifest)
+    idle = {gpu["uuid"] for gpu in idle_gpus(steps)}
+    serving = [card for card in cards if card["uuid"] not in idle]
+    speedup, told = _speedup(manifest), (of_memory or {}).get("server_bytes_per_token")
     for step in steps:
-        step["roofline"] = roofline(step, config, cards, vram.engines(steps), speedup)
-    return {"gpu_facts": cards, "vram": of_memory, "bottleneck": judge_all(steps, cards)}
+        step["energy"] = step_energy(step, idle)
+        step["roofline"] = roofline(step, config, serving, vram.engines(steps), speedup, told)
+    return {"gpu_facts": cards, "vram": of_memory, "bottleneck": judge_all(steps, serving)}
 
 
 def _speedup(manifest: dict[str, Any]) -> float:

@@ -161,8 +161,8 @@ def _cost(demand: Demand, sizes: dict[str, Any], tokens: Range) -> tuple[Range, 
 
 
 def power_w(step: Step) -> float | None:
-    """Of all GPUs together."""
-    watts = (step.figures["gpu_total"] or {}).get("power_w")
+    """Of the GPUs that serve; of all of them where a summary does not tell these apart."""
+    watts = (step.figures.get("energy") or step.figures["gpu_total"] or {}).get("power_w")
     return None if watts is None else float(watts)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis import tables
 from analysis.checks import SIMULATED_GPU
+from analysis.join import Telemetry
 from analysis.tables import Summary
 from loadgen import rundir
 
@@ -38,19 +39,41 @@ _SAID = {
 Line = dict[str, str]
 
 
+class Beside(NamedTuple):
+    """What a summary does not say of its run.
+
+    `hosts` that have samples of GPUs or of themselves, `servers`: engines that were scraped, `counted`: Locust's own
+    count is there, to compare with that of the records.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    servers: int = 0
+    counted: bool = False
+
+
+NOTHING_BESIDE = Beside()
+
+
+def beside(manifest: dict[str, Any], telemetry: Telemetry) -> Beside:
+    """Of samples it does not matter whether they fall into a step."""
+    hosts = {str(name) for rows in (telemetry.gpus, telemetry.hosts) for name in rows["host"].unique()}
+    servers = len(telemetry.servers[["host", "engine"]].drop_duplicates())
+    return Beside(frozenset(hosts), servers, bool(manifest.get("locust") and manifest.get("recorded")))
+
+
 def line(topic: str, state: str, text: str, link: str) -> Line:
     """`text` is a sentence; `link` is the id of a section of the page."""
     return {"topic": topic, "state": state, "text": text, "link": link}
 
 
-def lines(summary: Summary, has_load: bool) -> Iterator[Line]:
+def lines(summary: Summary, has_load: bool, beside: Beside) -> Iterator[Line]:
     """`has_load`: without, nothing is said of requests."""
     if has_load and summary["steps"]:
         yield _client(summary)
         yield _load(summary)
         yield _sample(summary)
-    yield _time(summary)
-    yield _record(summary, has_load)
+    yield _time(summary, beside)
+    yield _record(summary, has_load and beside.counted)
     if summary["simulated_gpu"]:
         told = f"{SIMULATED_GPU[0].upper()}{SIMULATED_GPU[1:]}: figures of GPUs and server are its model's, no card's."
         yield line("simulated", WARN, told, "caveats")
@@ -123,24 +146,26 @@ def _sample(summary: Summary) -> Line:
     return line("sample", GOOD, "Every step was steady, with enough requests for its percentiles.", "intervals")
 
 
-def _time(summary: Summary) -> Line:
-    hosts = {entry["host"] for step in summary["steps"] for kind in ("gpus", "hosts") for entry in step[kind]}
+def _time(summary: Summary, beside: Beside) -> Line:
     found = _said(summary, _TIME)
     found += [caveat["text"] for caveat in summary["caveats"] if caveat["code"] in _CLOCK]
     if found:
         return line("time", WARN, _sentence(found), "telemetry")
-    if not hosts and not any(step["server"] for step in summary["steps"]):
+    hosts = beside.hosts
+    if not hosts and not beside.servers:
         told = "No GPU, host or server was watched: what the endpoint did inside is not known."
         return line("time", UNKNOWN, told, "telemetry")
     bounds = [clock["bound_ms"] for clock in summary["clocks"]]
-    what = f"Samples of {len(hosts)} hosts" if len(hosts) != 1 else f"Samples of {next(iter(hosts))}"
+    what = f"Samples of {len(hosts)} hosts" if len(hosts) > 1 else f"Samples of {min(hosts, default='')}"
+    if not hosts:
+        what = f"Samples of {beside.servers} servers" if beside.servers > 1 else "Samples of the server's metrics"
     if not bounds:
         return line("time", GOOD, f"{what} are on the controller's own clock.", "telemetry")
     return line("time", GOOD, f"{what} are within {max(bounds):.2g} ms of the controller's clock.", "telemetry")
 
 
-def _record(summary: Summary, has_load: bool) -> Line:
-    """Whether the record of the run is whole."""
+def _record(summary: Summary, counted: bool) -> Line:
+    """Whether the record of the run is whole; `counted`: by Locust, too."""
     status, reason = summary["status"], summary["reason"]
     found = [caveat["text"] for caveat in summary["caveats"] if caveat["code"] in _TO_THE_LETTER]
     of_run = bool(found) or status != rundir.COMPLETE
@@ -153,5 +178,5 @@ def _record(summary: Summary, has_load: bool) -> Line:
     if found:
         link = "damage" if summary["damage"] else "caveats" if of_run else "step-caveats"
         return line("record", BAD if of_run and status == rundir.COMPLETE else WARN, _sentence(found), link)
-    agreed = ", and Locust's own count agrees" if has_load else ""
+    agreed = ", and Locust's own count agrees" if counted else ""
     return line("record", GOOD, f"The run is complete, nothing of it is missing{agreed}.", "environment")

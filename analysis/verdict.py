@@ -3,8 +3,8 @@
     what was found   capacity, bottleneck, slo, failures, trends
     how far it holds client, load, sample, time, record, simulated (validity.py)
 
-Made of a summary alone (analyse.py), which has it as `verdict`. A link is the id of the section of the page that tells
-more. A recording has no load, so nothing is said of one.
+Made of a summary (analyse.py), which has it as `verdict`, and of what validity.Beside tells. A link is the id of the
+section of the page that tells more. A recording has no load, so nothing is said of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analysis.operating import Working, knee, usable_steps, working
 from analysis.ranges import Range, read
 from analysis.tables import Summary, fine
 from analysis.trend_words import without_trend
-from analysis.validity import BAD, GOOD, UNKNOWN, WARN, Line, line
+from analysis.validity import BAD, GOOD, NOTHING_BESIDE, UNKNOWN, WARN, Beside, Line, line
 from analysis.windows import RATE
 from analysis.within_slo import Measured, largest_load, limits, value_of
 from loadgen.errors import UsageError
@@ -31,13 +31,15 @@ SURE = 0.5
 FAILED = 0.01
 # Of a long list of failures this much is quoted.
 _LONGEST_ERROR = 60
+# In less time than this a leak or a drift need not show.
+_LONG_S = 600.0
 
 
-def verdict(summary: Summary) -> list[Line]:
+def verdict(summary: Summary, beside: Beside = NOTHING_BESIDE) -> list[Line]:
     """The sentences in the order in which they are read."""
     has_load = not any(step["level"] == 0 for step in summary["steps"])
     found = [*_capacity(summary), *_bottleneck(summary), *_slo(summary), *_failures(summary)] if has_load else []
-    return [*found, *_trends(summary), *validity.lines(summary, has_load)]
+    return [*found, *_trends(summary), *validity.lines(summary, has_load, beside)]
 
 
 def objectives_of(summary: Summary) -> tuple[Objective, ...]:
@@ -114,12 +116,20 @@ def _bottleneck(summary: Summary) -> Iterator[Line]:
         text = f"{where}: {first['text'].rstrip('.')}. Next: {first['next'].rstrip('.')}."
         yield line("bottleneck", state, text, "bottleneck")
     elif told:
-        last = max(summary["steps"], key=lambda step: float(step["level"]))
-        share = (last.get("bottleneck") or told[-1])["confidence"]
+        last = max((step for step in summary["steps"] if step.get("bottleneck")), key=_load)
+        share = last["bottleneck"]["confidence"]
         sure = share >= SURE
         begin = "Nothing binds yet" if sure else "Nothing was seen to bind"
         where = f"up to {last['level']:g} {last['unit']} (confidence {100 * share:.0f} %)"
-        yield line("bottleneck", GOOD if sure else UNKNOWN, f"{begin} {where}.", "bottleneck")
+        failed = [step["level"] for step in summary["steps"] if _load(step) > _load(last) and step["requests"]]
+        if failed:
+            where += f", but no request succeeded at {validity.levels_text(summary, failed)}"
+        state = BAD if failed else GOOD if sure else UNKNOWN
+        yield line("bottleneck", state, f"{begin} {where}.", "bottleneck")
+
+
+def _load(step: dict[str, Any]) -> float:
+    return float(step["level"])
 
 
 def _slo(summary: Summary) -> Iterator[Line]:
@@ -214,7 +224,12 @@ def _trends(summary: Summary) -> Iterator[Line]:
         more = f", and {len(moving) - 1} more signals change (see there)" if len(moving) > 1 else ""
         yield line("trends", WARN, f"{moving[0]}{more}.", "trends")
     elif quiet:
-        yield line("trends", GOOD, f"{quiet}.", "trends")
+        length_s = max(entry["end_s"] - entry["begin_s"] for entry in signals if entry["verdict"] == "none")
+        if length_s < _LONG_S:
+            text = f"{quiet} over {length_s:.0f} s: too short to say that nothing leaks or drifts."
+            yield line("trends", UNKNOWN, text, "trends")
+        else:
+            yield line("trends", GOOD, f"{quiet} over {length_s / 60:.0f} minutes.", "trends")
     else:
         yield line(
             "trends", UNKNOWN, "Whether anything leaks or drifts is not known: the steps are too short.", "trends"

@@ -106,3 +106,137 @@ def test_a_run_is_limited_by_what_limits_its_lightest_step() -> None:
 def test_only_these_keys_are_read() -> None:
     for case in CASES.values():
         assert all(step.keys() == set(NEEDED) for step in case["steps"])
+
+
+def host(core: float = 30.0, name: str = "server", **changes: Any) -> dict[str, Any]:
+    quiet = dict.fromkeys(
+        ("psi_cpu_some_pct", "psi_io_some_pct", "iowait_pct", "disk_busy_pct", "tcp_retrans_pct"), 0.0
+    )
+    figures = {"cpu_pct": 20.0, "busiest_cpu_pct": {"mean": core}, "procs_running": 1.0, "procs_blocked": 0.0}
+    return {"host": name, "simulated": False, "server": None} | quiet | figures | changes
+
+
+def gpu(busy: float = 60.0, tensor: float = 20.0, dram: float = 40.0, vram: float = 76.0) -> dict[str, Any]:
+    shares = {"util_pct": busy, "sm_pct": busy, "tensor_pct": tensor, "dram_pct": dram, "vram_used_bytes": vram}
+    figures = {name: {"mean": value, "max": value} for name, value in shares.items()}
+    facts = {"host": "server", "uuid": "GPU-0", "simulated": False, "vram_total_bytes": 80.0, "sm_mhz": None}
+    return figures | facts | {"throttled_share": {"power": 0.0, "heat": 0.0}}
+
+
+def made(
+    users: float, qps: float, running: float, waiting: float = 0.0, kv: float = 0.2, **more: Any
+) -> dict[str, Any]:
+    """A step of a server whose host and GPU are not full."""
+    server = {"running": running, "waiting": waiting, "kv_usage_ratio": kv, "kv_usage_max": kv}
+    lag = {"p50": 0.1, "p99": 0.2}
+    return dict.fromkeys(NEEDED) | {
+        "level": users,
+        "unit": "users",
+        "qps": qps,
+        "qps_ci95": [0.98 * qps, 1.02 * qps],
+        "in_flight_mean": users,
+        "ttft_ms_ok": {"mean": 100.0},
+        "e2e_ms_ok": {"mean": 1000.0},
+        "send_lag_ms": lag,
+        "client_lag_ms": lag,
+        "client_on_time": True,
+        "client_lag_limit_ms": 50.0,
+        "worker_cpu_pct": 5.0,
+        "kernel_stamp_share": 1.0,
+        "simulator_late_share": 0.0,
+        "gpus": [gpu()],
+        "hosts": [host()],
+        "server": server,
+        **more,
+    }
+
+
+def due(rate: float, qps: float = 10.0, **more: Any) -> dict[str, Any]:
+    """Of the open model: 19 requests in flight, as many as may be; the rest is dropped."""
+    rates = {"asked": rate, "due": rate, "delivered": qps}
+    return made(rate, qps, 19, in_flight_mean=19.0, unit="requests/s", rate=rates, **more)
+
+
+CORE, GPUS = {"hosts": [host(100.0)]}, {"gpus": [gpu(vram=79.4)]}
+WATCHED = {"hosts": [host(), host(99.0, "client")]}
+BUSY_WORKER = {"hosts": [host(97.0)], "worker_cpu_pct": 97.0}
+SHEDS = {"failed_qps": 60.0, "errors": {"HTTP_ERROR": 900}, "service_ms_ok": {"mean": 1000.0}}
+# What was wrong once: the steps, what is said of the last one, and the least and the most confidence.
+MISTAKEN: dict[str, tuple[list[dict[str, Any]], str, float, float]] = {
+    "a batch that waits for neither GPU nor CPU": (
+        [made(10, 10, 10), made(40, 10, 40, gpus=[gpu(busy=20.0)], hosts=[host(50.0)])],
+        *("host_cpu", 0.05, 0.2),
+    ),
+    "a batch that waits for a full CPU": (
+        [made(10, 10, 10), made(40, 10, 40, gpus=[gpu(busy=20.0)], hosts=[host(98.0)])],
+        *("host_cpu", 0.9, 1.0),
+    ),
+    "dropped requests of the open model": ([due(10), due(20), due(40)], "memory_bandwidth", 0.3, 1.0),
+    "a rate that is served": ([due(10), due(20, 20.0)], "none", 0.9, 1.0),
+    "a step alone": ([made(100, 20, 99, gpus=[gpu(100.0, 70.0, 88.0)])], "none", 0.05, 0.49),
+    "memory that is no cache's": (
+        [made(10, 10, 10), made(20, 20, 20), made(40, 20, 20, 20, **GPUS)],
+        *("server_queue", 0.9, 1.0),
+    ),
+    "a cache that was as full without a queue": (
+        [made(10, 10, 10, kv=0.97), made(20, 20, 20, kv=0.97), made(40, 20, 20, 20, kv=0.97)],
+        *("server_queue", 0.9, 1.0),
+    ),
+    "a cache that fills": (
+        [made(10, 10, 10, kv=0.4), made(20, 20, 20, kv=0.8), made(40, 20, 20, 20, kv=0.97)],
+        *("kv_capacity", 0.9, 1.0),
+    ),
+    "a host of the client that is watched": (
+        [made(10, 10, 10, **WATCHED), made(40, 10, 10, **WATCHED)],
+        *("network", 0.9, 1.0),
+    ),
+    "a worker on the host of the server": (
+        [made(10, 10, 10), made(40, 10, 10, **BUSY_WORKER)],
+        *("client", 0.9, 1.0),
+    ),
+    "a core that polls": ([made(10, 10, 10, **CORE), made(40, 10, 10, **CORE)], "network", 0.9, 1.0),
+    "a core that tasks wait for": (
+        [made(10, 10, 10, **CORE), made(40, 10, 10, hosts=[host(100.0, psi_cpu_some_pct=90.0)])],
+        *("host_cpu", 0.9, 1.0),
+    ),
+    "a server that sheds load": ([made(10, 10, 10), made(40, 10, 10, **SHEDS)], "server_queue", 0.9, 1.0),
+    "a queue that is all that is told": (
+        [made(10, 10, 10, server={"waiting": 0.0}), made(40, 10, 10, server={"waiting": 30.0})],
+        *("server_queue", 0.5, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKEN)
+def test_what_looks_like_another_limit_is_none(name: str) -> None:
+    steps, said, least, most = MISTAKEN[name]
+    found = judge(steps[-1], steps)
+    assert found is not None and found["verdict"] == said, found
+    assert least <= found["confidence"] <= most, found
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "following"),
+    [
+        ("a batch that waits for neither GPU nor CPU", "what the batch waits for is not known", "CPU"),
+        ("dropped requests of the open model", "40 requests/s were due, and 10 succeeded", "bandwidth"),
+        ("a step alone", "no lighter step", "add a lighter and a heavier step"),
+        ("a cache that was as full without a queue", "as at the lightest step", "--max-num-seqs"),
+        ("a core that polls", "its busiest core was 100 % busy at the lightest step, too", "client beside"),
+        ("a worker on the host of the server", "may be that of the load generator's worker", "--workers"),
+        ("a server that sheds load", "30 requests in flight were answered by HTTP errors", "refuses requests"),
+        ("a queue that is all that is told", "not measured: the server's requests running (", "--max-num-seqs"),
+    ],
+)
+def test_the_evidence_says_why_and_what_to_try_fits_it(name: str, told: str, following: str) -> None:
+    steps = MISTAKEN[name][0]
+    found = judge(steps[-1], steps)
+    assert found is not None and any(told in row["text"] for row in found["evidence"]), found["evidence"]
+    assert following in found["next"]
+    assert not any("requests running and waiting" in row["text"] for row in found["evidence"])
+
+
+def test_the_lightest_of_several_steps_points_to_the_others() -> None:
+    steps = MISTAKEN["a cache that fills"][0]
+    found = judge(steps[0], steps)
+    assert found is not None and found["confidence"] < 0.5 and "heavier steps" in found["next"]

@@ -1,11 +1,13 @@
 """Figures of GPUs with known answers: windows of their own, counters, MIG devices."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis.analyse import summarise
+from analysis.gpus import idle_gpus
 from analysis.host_tables import gpu_table
 from analysis.report.build import build
 from tests.analysis import synthetic as syn
@@ -137,3 +139,50 @@ def test_mig_devices_alone_are_the_total(run: Path) -> None:
     syn.write_table(run, "here", "gpu_fast", rows)
     (step,) = summarise(run)["steps"]
     assert step["gpu_total"]["vram_used_bytes"] == 3 * GIB and step["gpu_total"]["util_pct"] is None
+
+
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize("idle", [0, 7])
+def test_gpus_that_run_nothing_are_named_and_change_no_figure_of_those_that_serve(tmp_path: Path, idle: int) -> None:
+    run = syn.make(tmp_path / "run", (10, 20), model_config=CONFIG)
+    rows = [syn.request(k / 10, prompt_tokens=100, seq=k) for k in range(400)]
+    syn.write_requests(run, rows)
+    syn.write_table(run, "here", "server", [syn.server(float(t), running=10.0) for t in range(41)])
+    busy = {n: 0.4 if n else 60.0 for n in range(1 + idle)}
+    fast = [gpm(k / 5, busy[n], 0.2, gpu_index=n, gpu_uuid=f"GPU-{n}") for k in range(205) for n in busy]
+    syn.write_table(run, "here", "gpu_fast", [row | {"util_pct": busy[row["gpu_index"]]} for row in fast])
+    facts = {"name": "NVIDIA H100 80GB HBM3", "mem_total_b": 80 * GIB, "sm_max_mhz": 1980, "dram_peak_b_s": 3.35e12}
+    gpus = [facts | {"index": n, "uuid": f"GPU-{n}"} for n in busy]
+    (run / "telemetry" / "here" / "hello.json").write_text(
+        json.dumps({"host": "here", "simulated": False, "gpus": gpus})
+    )
+    summary = summarise(run)
+    step = summary["steps"][-1]
+    assert step["gpu_total"]["power_w"] == 300 * (1 + idle) and step["energy"]["power_w"] == 300
+    assert step["energy"]["j_per_output_token"] == pytest.approx(300 / step["output_tokens_per_s"])
+    assert step["roofline"]["peak_flops"] == pytest.approx(989e12, rel=0.01)
+    found = step["bottleneck"]
+    assert any("tensor cores worked 60 %" in row["text"] for row in found["evidence"])
+    assert any("7 GPUs beside" in row["text"] for row in found["evidence"]) == bool(idle)
+    caveats = [entry["text"] for entry in summary["caveats"] if entry["code"] == "idle_gpus"]
+    assert len(caveats) == bool(idle) and all("GPU 1, 2, 3, 4, 5, 6, 7 of here" in text for text in caveats)
+
+
+def test_a_gpu_that_is_busy_in_any_step_serves_and_so_may_one_that_tells_nothing() -> None:
+    def step(*busy: float | None) -> dict[str, Any]:
+        figures = [None if each is None else {"mean": each} for each in busy]
+        return {"gpus": [{"uuid": n, "simulated": False, "util_pct": None, "sm_pct": f} for n, f in enumerate(figures)]}
+
+    assert [gpu["uuid"] for gpu in idle_gpus([step(50, 1, 0, None), step(90, 30, 2, None)])] == [2]
+    assert idle_gpus([step(1, 2)]) == []  # a load so light that none is busy tells of none

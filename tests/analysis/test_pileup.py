@@ -88,3 +88,31 @@ def test_whether_a_larger_batch_brings_more() -> None:
     full = [step(users, min(users, 16.0), server={"running": min(users, 16.0)}) for users in (8.0, 16.0, 64.0)]
     assert pileup.batch_elasticity(full[2], full[:2]) == pytest.approx(1)
     assert pileup.batch_elasticity(full[2], full[1:2]) is None
+
+
+def test_a_queue_alone_is_known_beside_what_is_served() -> None:
+    """As Triton's count of pending requests tells it."""
+    found = pileup.pile_up(step(40, server={"waiting": 30.0, "running": None}), [])
+    assert found is not None and found.known
+    assert found.requests == {CLIENT: 0, WAITING: 30, pileup.SERVED: 10}
+
+
+@pytest.mark.parametrize(("qps", "sure"), [(20.0, 0), (18.5, 0), (17.0, 0.5), (10.0, 1)])
+def test_the_open_model_got_less_than_was_due(qps: float, sure: float) -> None:
+    asked = step(20, qps, rate={"asked": 20.0, "due": 20.0})
+    assert pileup.unanswered(asked) == pytest.approx(sure)
+    assert pileup.unanswered(asked | {"rate": None}) == 0
+
+
+def test_refused_requests_in_flight_are_what_the_answered_ones_do_not_fill() -> None:
+    shed = step(40, 10.0, failed_qps=60.0, errors={"HTTP_ERROR": 900}, service_ms_ok={"mean": 1000.0})
+    assert pileup.refused(shed) == pytest.approx(30)
+    assert pileup.refused(shed | {"errors": {"HTTP_ERROR": 300, "TIMEOUT": 600, "DROPPED": 50}}) == pytest.approx(10)
+    assert pileup.refused(shed | {"failed_qps": 0.05}) == pileup.refused(step(40, 10.0)) == 0
+
+
+def test_without_a_pile_up_all_that_is_in_flight_counts() -> None:
+    steps = [step(users, 10.0, in_flight_mean=19.0, server={"running": 15.0, "waiting": 0.0}) for users in (19, 30)]
+    found = pileup.pile_up(steps[1], steps[:1])
+    assert found is not None
+    assert found.as_it_is().shares == pytest.approx({CLIENT: 0, OUTSIDE: 4 / 19, WAITING: 0, RUNNING: 15 / 19})

@@ -34,7 +34,8 @@ def of(run: Path, slo: str | None = None) -> Said:
 @pytest.fixture
 def steady(tmp_path: Path) -> Path:
     """Two steps of 10 and 20 users: TTFT 100 ms and 300 ms, E2E 1 s and 1.2 s, all in flight all the time."""
-    run = syn.make(tmp_path / "run", (10, 20), 40.0)
+    counts = {"requests": 1080, "failures": 0}
+    run = syn.make(tmp_path / "run", (10, 20), 40.0, locust=counts, recorded=counts)
     rows = [syn.request(k / 10, 100, [100] * 9) for k in range(400)]
     rows += [syn.request(40 + k / 17, 300, [100] * 9) for k in range(680)]
     syn.write_requests(run, rows)
@@ -45,7 +46,7 @@ def steady(tmp_path: Path) -> Path:
 def test_a_good_run_says_so(steady: Path) -> None:
     found = of(steady, "ttft_p99<1s,error_rate<1%")
     assert {topic: state for topic, (state, _) in found.items() if state == "bad"} == {}
-    assert {topic for topic, (state, _) in found.items() if state == "unknown"} == {"time", "bottleneck"}
+    assert {topic for topic, (state, _) in found.items() if state == "unknown"} == {"time", "bottleneck", "trends"}
     assert found["slo"][0] == "good" and "met at every step, up to 20 users" in found["slo"][1]
     assert found["failures"] == ("good", "All 810 requests in the measuring windows succeeded.")
     assert "Locust's own count agrees" in found["record"][1]
@@ -116,6 +117,45 @@ def test_what_binds_comes_with_its_evidence_and_the_next_thing_to_try(steady: Pa
     summary["bottleneck"] = first
     (binds,) = [entry for entry in verdict(summary) if entry["topic"] == "bottleneck"]
     assert binds["text"] == "From 20 users on KV cache binds (confidence 80 %): T. Next: N."
+
+
+def test_a_heavier_step_that_served_nothing_is_no_room(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (10, 100))
+    rows = [syn.request(k / 10, seq=k) for k in range(200)]
+    rows += [syn.request(20 + k / 20, None, (), "HTTP_ERROR", end_s=20.01 + k / 20) for k in range(400)]
+    syn.write_requests(run, rows)
+    state, text = of(run)["bottleneck"]
+    assert state == "bad" and "up to 10 users (" in text and text.endswith("but no request succeeded at 100 users.")
+
+
+@pytest.mark.parametrize("table", ["server", "gpu_fast"])
+@pytest.mark.parametrize("levels", [(), (10,)])
+def test_what_was_watched_is_said_whether_or_not_a_step_was_reached(
+    tmp_path: Path, table: str, levels: tuple[int, ...]
+) -> None:
+    run = syn.make(tmp_path / "run", levels)
+    row = {"server": syn.server, "gpu_fast": syn.gpu}[table]
+    syn.write_table(run, "here", table, [row(float(t)) for t in range(21)])
+    state, text = of(run)["time"]
+    assert state in ("good", "warn") and "No GPU" not in text and "0 hosts" not in text
+    if state == "good":
+        assert text.startswith("Samples of here " if table == "gpu_fast" else "Samples of the server's metrics ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state", "told"), [(15, "unknown", "over 15 s: too short"), (900, "good", "over 15 minutes.")]
+)
+def test_no_trend_is_said_with_how_long_nothing_was_seen(steady: Path, seconds: int, state: str, told: str) -> None:
+    summary = summarise(steady)
+    summary["trends"] = [{"signal": "vram_used", "verdict": "none", "begin_s": 5, "end_s": 5 + seconds, "text": ""}]
+    (found,) = [entry for entry in verdict(summary) if entry["topic"] == "trends"]
+    assert found["state"] == state and "No trend in VRAM over " in found["text"] and told in found["text"]
+
+
+def test_locusts_count_agrees_only_where_it_is_there(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    syn.write_requests(run, [syn.request(k / 10, seq=k) for k in range(200)])
+    assert of(run)["record"] == ("good", "The run is complete, nothing of it is missing.")
 
 
 def test_other_tools_figures_follow_from_ours_by_their_definitions(steady: Path) -> None:

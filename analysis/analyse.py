@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,7 @@ import pandas as pd
 from analysis import clocks, hosts, join, recording, trends
 from analysis.checks import client_lag_limit, client_on_time, run_caveats, send_lag_limit, step_caveats
 from analysis.distributions import Distributions
-from analysis.energy import step_energy
-from analysis.gpus import cards
+from analysis.gpus import cards, idle_caveats
 from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.model_config import config_of
@@ -30,6 +30,7 @@ from analysis.served import count
 from analysis.step import sampled_figures
 from analysis.timeline import OverTime
 from analysis.trend_words import leaks
+from analysis.validity import beside
 from analysis.verdict import verdict
 from analysis.windows import Window
 from loadgen.slo import Objective
@@ -56,6 +57,7 @@ class Asked(NamedTuple):
 NOTHING_ASKED = Asked()
 # From which share of a report to which a stage goes, by the time that it takes in a long run; drawing follows.
 _STAGES = {"first look": (0.0, 0.1), "requests": (0.1, 0.5), "telemetry": (0.5, 0.7), "figures": (0.7, 0.8)}
+_THREADS = 2
 
 
 class Analysed(NamedTuple):
@@ -90,25 +92,26 @@ def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
     served = count(run, look(run, _stage(tell, "first look")), objectives, _stage(tell, "requests"))
     telemetry = join.telemetry(run, _stage(tell, "telemetry"))
     gpus, windows = cards(telemetry), served.windows
+    with ThreadPoolExecutor(_THREADS) as threads:  # most of the work is numpy's
+        sampled = threads.map(lambda window: sampled_figures(telemetry, gpus, window), windows)
+        seconds, few = threads.map(lambda each: each.beside(telemetry, gpus), (served.seconds, served.overview))
     simulated_gpu = telemetry.simulated or bool(run.manifest["target"].get("simulated"))
     timed = clocks.events(run)
     agents = hosts.agent_figures(telemetry)
     known_clocks = [_clock(clock) for clock in (*worker_clocks, *telemetry.clocks)]
     steps = []
     of_run: list[dict[str, str]] = []
-    for window, of_load in zip(windows, served.steps, strict=True):
-        step = of_load | sampled_figures(telemetry, gpus, window)
+    for window, of_load, of_samples in zip(windows, served.steps, sampled, strict=True):
+        step = of_load | of_samples
         step["client_lag_limit_ms"] = client_lag_limit(step)[0]
         step["send_lag_limit_ms"] = send_lag_limit(step)
         step["client_on_time"] = client_on_time(step)
-        step["energy"] = step_energy(step)
         caveats = step_caveats(step, window, run.manifest, timed)
         if not window.level:  # a recording: what is to be known of it is so of the whole run
             of_run += [caveat for caveat in caveats if caveat["code"] != "no_requests"]
             caveats = []
         steps.append(step | {"caveats": caveats})
     damaged = [finding.file for finding in run.damage]
-    seconds = served.seconds.beside(telemetry, gpus)
     found = trends.find(telemetry, gpus, seconds, windows)
     of_trends = [trend.figures for trend in found]
     of_resources = resources(run.path, run.manifest, steps, seconds, config)
@@ -130,19 +133,20 @@ def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
         + run_caveats(
             run.manifest, run.events, agents, known_clocks, telemetry.problems, damaged, served.unreached, simulated_gpu
         )
+        + idle_caveats(steps)
         + leaks(of_trends),
         "trends": of_trends,
         **of_resources,
     }
     over_time = OverTime(
-        served.overview.beside(telemetry, gpus),
+        few,
         float(served.overview.width_s),
         served.failures.over_time(served.bar_s),
         float(served.bar_s),
     )
     tell("figures", _STAGES["figures"][1])
     told = _plain(summary)
-    told["verdict"] = verdict(told)
+    told["verdict"] = verdict(told, beside(run.manifest, telemetry))
     return Analysed(run, telemetry, windows, seconds, over_time, served.distributions, found, told)
 
 

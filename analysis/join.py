@@ -172,7 +172,7 @@ def _columns(run: Run, table: str, placed: Placed) -> tuple[dict[str, Any], Inst
             numbers.setdefault(name, Growing()).append(column)
         for name, mine in words.items():
             mine.append(raw[name])
-        give_back()
+    give_back()
     if not numbers:
         return {}, bounds.taken(), damaged
     t_s = numbers.pop("t_s").taken()
@@ -184,9 +184,9 @@ def _columns(run: Run, table: str, placed: Placed) -> tuple[dict[str, Any], Inst
         "host": pd.Categorical.from_codes(np.zeros(order.size, np.int8), pd.Index([placed.host.name]))
     }
     # One column after the other: no more than one is there twice.
-    values |= {name: each[order] for name, each in told.items()}
-    values["t_s"] = t_s[order]
-    values |= {name: numbers.pop(name).taken()[order] for name in list(numbers)}
+    values |= {name: each.take(order) for name, each in told.items()}
+    values["t_s"] = t_s.take(order)
+    values |= {name: numbers.pop(name).taken().take(order) for name in list(numbers)}
     return values, bounds.taken(), damaged
 
 
@@ -225,7 +225,10 @@ def devices(gpus: pd.DataFrame) -> list[Device]:
 
 
 def _with_effective(gpus: pd.DataFrame, servers: pd.DataFrame, machines: dict[str, str]) -> pd.DataFrame:
-    """`gpus` with effective_b: used - pool + usage * pool, from the engines that run on the same machine."""
+    """`gpus` with effective_b: used - pool + usage * pool, from the engines that run on the same machine.
+
+    A GPU with less in use than a pool holds none: all that it uses is effective.
+    """
     effective = np.full(len(gpus), np.nan)
     keys = ["kv_pool_b", "kv_usage_ratio"]
     mine: dict[str, list[Device]] = {}
@@ -238,7 +241,8 @@ def _with_effective(gpus: pd.DataFrame, servers: pd.DataFrame, machines: dict[st
             left, right = (_by_microsecond(part) for part in (rows[["t_s"]], kv[["t_s", *keys]]))
             at = pd.merge_asof(left, right, on="t_us", direction="nearest", tolerance=_KV_TOLERANCE_US)
             empty = (at["kv_pool_b"] * (1 - at["kv_usage_ratio"])).to_numpy()
-            effective[device.rows] = rows["used_b"].to_numpy() - empty
+            used = rows["used_b"].to_numpy()
+            effective[device.rows] = used - np.where(used < at["kv_pool_b"].to_numpy(), 0, empty)
     return gpus.assign(effective_b=effective)
 
 

@@ -34,9 +34,9 @@ class Kept:
         """Empties this: no column is there twice."""
         intended = self._columns.pop("intended_s").taken()
         order = np.argsort(intended, kind="stable")
-        columns = {"intended_s": intended[order]}
+        columns = {"intended_s": intended.take(order)}
         for name in list(self._columns):
-            columns[name] = self._columns.pop(name).taken()[order]
+            columns[name] = self._columns.pop(name).taken().take(order)
         return pd.DataFrame(columns, copy=False)
 
 

@@ -8,6 +8,7 @@ When this is done nothing of a single request is left in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from threading import Thread
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Served(NamedTuple):
 def count(run: Run, seen: Overview, objectives: Objectives | None, tell: Tell) -> Served:
     """Reads all requests; `seen` is what the first look found, and its frame is not needed any more."""
     held, unreached = step_windows(run, seen.last_s)
-    settled: list[tuple[Window, Steadiness]] = [settle(window, seen.frame) for window in held]
+    settled: list[tuple[Window, Steadiness]] = [settle(window, seen.frame, seen.stride) for window in held]
     seen = seen._replace(frame=seen.frame[:0])
     windows = [window for window, _ in settled]
     edges = timeline.bins_of(run, seen.last_s)
@@ -65,8 +66,10 @@ def count(run: Run, seen: Overview, objectives: Objectives | None, tell: Tell) -
         failures.add(part.frame)
         distributions.add(part.frame)
     give_back()
-    frame, health = kept.frame(), workers.health(run)
-    reads = workers.read_lags(run, windows)
+    with ThreadPoolExecutor(1) as beside:
+        of_workers = beside.submit(lambda: (workers.health(run), workers.read_lags(run, windows)))
+        frame = kept.frame()
+        health, reads = of_workers.result()
     steps = [
         load_figures(run, tally, frame, health, read, seconds.prompt_mean)
         | steadiness.figures()

@@ -71,8 +71,8 @@ class Steadiness:
         }
 
 
-def settle(window: Window, frame: pd.DataFrame) -> tuple[Window, Steadiness]:
-    """The window without the warm-up that its requests show; `frame` is that of overview.look."""
+def settle(window: Window, frame: pd.DataFrame, every: int = 1) -> tuple[Window, Steadiness]:
+    """The window without the warm-up that its requests show; `frame` is that of overview.look, of every so many."""
     requests = _Requests.of(window, frame)
     planned = window.begin_s - window.hold_s
     if requests.end_s.size < LEAST_REQUESTS:
@@ -88,7 +88,8 @@ def settle(window: Window, frame: pd.DataFrame) -> tuple[Window, Steadiness]:
     drift = {name: _drift(values) for name, values in _parts(window, requests)}
     steady, why = _verdict(drift)
     if hidden:  # an outage is no warm-up
-        why += f"; what looks like a warm-up has {hidden} failed requests in it, and is not left out"
+        seen = f" (of every {every}th request)" if every > 1 else ""
+        why += f"; what looks like a warm-up has {hidden} failed requests in it{seen}, and is not left out"
     return window, Steadiness(window.begin_s - window.hold_s, cut_by, steady, why, drift)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from analysis.load import Run
 from analysis.overlap import between
 from analysis.requests import server_time, server_time_names
 from analysis.servers import server_figures
-from analysis.stats import PERCENTILES, Floats, Sorted, describe, percentile, sort
+from analysis.stats import PERCENTILES, Floats, Sorted, describe, inverted_cdf, sort
 from analysis.tally import Tally, share
 from analysis.ttft_protocol import ttft_protocol
 from analysis.windows import Window
@@ -28,6 +29,7 @@ from analysis.workers import during, worker_cpu
 from loadgen.histogram import quantile
 
 _LAG_STATS = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+_THREADS = 2
 
 
 def load_figures(
@@ -45,6 +47,8 @@ def load_figures(
     loop_lag = _lag(health["loop_lag_p99_us"].to_numpy() / 1e3, "p50", "p99")
     read_lag = _read_lag(reads, mine)
     by_reads = read_lag["p99"] is not None
+    with ThreadPoolExecutor(_THREADS) as threads:  # most of the work is numpy's sorting
+        latencies_ms = threads.map(lambda name: _latency(mine, name), ("ttft_ms", "tpot_ms", "e2e_ms", "service_ms"))
     return {
         "level": window.level,
         "unit": window.unit,
@@ -55,10 +59,7 @@ def load_figures(
         "success_pct_ci95": _percents(share_interval(mine.loc[~mine["cancelled"], "ok"].to_numpy(dtype=np.float64))),
         "ttft_protocol": ttft_protocol(mine["ttft_ms"].to_numpy()[ok]),
         **_gaps(tally),
-        **_latency(mine, "ttft_ms"),
-        **_latency(mine, "tpot_ms"),
-        **_latency(mine, "e2e_ms"),
-        **_latency(mine[~mine["dropped"]] if mine["dropped"].any() else mine, "service_ms"),
+        **{key: figures for each in latencies_ms for key, figures in each.items()},
         "server_times_ms": _server_times(run, mine, ok),
         "read_lag_ms": read_lag,
         "send_lag_ms": _lag(mine["send_lag_ms"].to_numpy(), *_LAG_STATS),
@@ -90,7 +91,12 @@ def _gaps(tally: Tally) -> dict[str, Any]:
 
 
 def _latency(rows: pd.DataFrame, name: str) -> dict[str, Any]:
-    """The percentiles of a latency with their intervals, and those of the survivors; `rows` by intended instant."""
+    """The percentiles of a latency with their intervals, and those of the survivors; `rows` by intended instant.
+
+    What was never sent has no service time.
+    """
+    if name == "service_ms" and rows["dropped"].any():
+        rows = rows[~rows["dropped"]]
     values = latencies(rows, name) if is_measured(rows, name) else np.zeros(0)
     ordered = sort(values, None)
     found = _described(name, values, ordered)
@@ -134,8 +140,8 @@ def _read_lag(reads: Counter[int], mine: pd.DataFrame) -> dict[str, float | None
 
 def _lag(values_ms: Floats, *stats: str) -> dict[str, float | None]:
     """The named ones of p50, p99 and max, without NaN; None each when there are no values."""
-    values = values_ms[~np.isnan(values_ms)]
-    return {stat: percentile(values, 100 * _LAG_STATS[stat]) for stat in stats}
+    values = np.sort(values_ms[~np.isnan(values_ms)])
+    return {stat: inverted_cdf(values, None, 100 * _LAG_STATS[stat]) if values.size else None for stat in stats}
 
 
 def _simulator_late(run: Run, window: Window) -> float | None:

@@ -109,12 +109,13 @@ class Timeline(NamedTuple):
 
 
 def of_load(counted: Seconds, kept: pd.DataFrame, health: pd.DataFrame, width_s: int) -> Timeline:
-    """`kept` is that of kept.Kept; TTFT is of requests intended in the bin."""
+    """`kept` is that of kept.Kept; latencies are of requests intended in the bin."""
     bins = -(-(counted.edges.size - 1) // width_s)
     edges = width_s * np.arange(bins + 1, dtype=np.float64)
     means = counted.means(width_s)
     frame = pd.DataFrame({"t_s": edges[:-1], "users": users(health, edges)} | means)
-    frame["ttft_p50_ms"], frame["ttft_p99_ms"] = _ttft(kept, edges)
+    for name in ("ttft", "e2e"):
+        frame[f"{name}_p50_ms"], frame[f"{name}_p99_ms"] = _percentiles(kept, f"{name}_ms", edges)
     return Timeline(frame, width_s)
 
 
@@ -123,12 +124,12 @@ def wide(counted: Seconds, most: int) -> int:
     return max(1, math.ceil((counted.edges.size - 1) / most))
 
 
-def _ttft(kept: pd.DataFrame, edges: Floats) -> Floats:
-    """p50 and p99 of each bin, in two rows."""
+def _percentiles(kept: pd.DataFrame, latency: str, edges: Floats) -> Floats:
+    """p50 and p99 of a latency in each bin, in two rows."""
     out = np.full((2, edges.size - 1), np.nan)
-    if not is_measured(kept, "ttft_ms"):
+    if not is_measured(kept, latency):
         return out
-    values = np.where(kept["failed"], np.inf, kept["ttft_ms"])
+    values = np.where(kept["failed"], np.inf, kept[latency])
     values[kept["cancelled"].to_numpy()] = np.nan
     ends = np.searchsorted(kept["intended_s"].to_numpy(), edges).tolist()
     for number, (begin, end) in enumerate(pairwise(ends)):

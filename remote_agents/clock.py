@@ -237,9 +237,9 @@ def _interval(fit: ClockFit, t_agent_ns: Instants) -> tuple[Instants, Instants]:
 
     def from_anchor(which: npt.NDArray[np.intp]) -> tuple[Instants, Instants]:
         time = t_agent_ns - anchors.t_ns[which]
-        moved = np.sort((time * anchors.slow[before], time * anchors.fast[before]), axis=0)
-        low = anchors.low_ns[which] + np.floor(moved[0]).astype(np.int64)
-        high = anchors.high_ns[which] + np.ceil(moved[1]).astype(np.int64)
+        slow, fast = time * anchors.slow[before], time * anchors.fast[before]
+        low = anchors.low_ns[which] + np.floor(np.minimum(slow, fast)).astype(np.int64)
+        high = anchors.high_ns[which] + np.ceil(np.maximum(slow, fast)).astype(np.int64)
         return low, high
 
     low, high = from_anchor(before)

@@ -17,9 +17,10 @@ import pandas as pd
 
 from analysis import host_tables, recording, tables
 from analysis.analyse import NOTHING_ASKED, Analysed, Asked, analyse
+from analysis.report.embedded import Picture
 from analysis.report.markdown import markdown
 from analysis.report.page import page
-from analysis.report.pictures import Picture, draw
+from analysis.report.pictures import draw
 from loadgen import rundir
 from loadgen.errors import RunDirError
 
@@ -72,9 +73,11 @@ def build(
             _write(report / _FILES["md"], markdown(title, summary))
         if whole:
             if asked.progress is not None:
-                asked.progress("drawing figures", 1.0)
+                asked.progress("drawing figures", 0.8)
             pictures = _pictures(report / "figures", analysed, steps) if figures else []
             _write(report / _FILES["html"], page(analysed.run, summary, pictures, ttft_protocol))
+            if asked.progress is not None:
+                asked.progress("drawing figures", 1.0)
     except OSError as error:
         remedy = f"make room, then: loadgen report {run_dir}"
         raise RunDirError(f"cannot write the report to {report}: {error.strerror}; {remedy}") from error

@@ -459,6 +459,8 @@ def test_the_timeline_has_a_row_a_second(thousand: Path) -> None:
             "resident_tokens",
             "ttft_p50_ms",
             "ttft_p99_ms",
+            "e2e_p50_ms",
+            "e2e_p99_ms",
         ),
         *("gpu_util_pct", "gpu_sm_pct", "gpu_tensor_pct", "gpu_dram_pct", "vram_used_b", "vram_effective_b", "power_w"),
         *("gpu_coverage", "gpu_bound_ms", "running", "waiting", "kv_usage_ratio", "server_coverage", "server_bound_ms"),

@@ -91,3 +91,13 @@ def test_engines_share_out_to_the_mig_devices_of_a_divided_gpu(tmp_path: Path) -
     effective = telemetry(load(run)).gpus.groupby("gpu_uuid")["effective_b"].mean() / syn.GIB
     assert effective[["MIG-a", "MIG-b"]].tolist() == [20, 40]  # 60 used, of a pool of 40 none or half
     assert np.isnan(effective["GPU-0"])
+
+
+def test_a_gpu_beside_an_engine_that_holds_no_pool_is_effective_as_a_whole(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run")
+    cards = ((0, 60), (1, 2))
+    rows = [syn.gpu(k / 10, index, mem_used_b=used * syn.GIB) for k in range(30) for index, used in cards]
+    syn.write_table(run, "here", "gpu_fast", rows)
+    syn.write_table(run, "here", "server", [syn.server(float(t), kv_usage_ratio=0.5) for t in range(3)])
+    effective = telemetry(load(run)).gpus.groupby("gpu_uuid")["effective_b"].mean() / syn.GIB
+    assert effective.tolist() == [40, 2]

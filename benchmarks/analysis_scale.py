@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,17 @@ def main() -> None:
     text = "\n".join([*lines, *stages]) + "\n"
     print(text)
     if options.write:
-        RESULTS.write_text(page(text))
+        RESULTS.write_text(page(text, options.requests or [10e6]))
 
 
-def page(text: str) -> str:
-    command = "python -m benchmarks.analysis_scale " + " ".join(sys.argv[1:])
+def page(text: str, sizes: Sequence[float]) -> str:
+    command = "python -m benchmarks.analysis_scale " + " ".join(f"--requests {size:g}" for size in sizes) + " --write"
     return (
         "# Reports of long runs\n\n"
         "Time and peak memory of `loadgen report` as a process, figures and page included: requests with a worker's "
         "records of a flush of half a second each, and telemetry of a host with 8 GPUs at 10 Hz. "
         f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n"
-        f"`{command.strip()}`\n\n{text}"
+        f"`{command}`\n\n{text}"
     )
 
 

@@ -87,7 +87,7 @@ def test_a_run_against_the_simulator(run: Path, site: Site, started: list[Collec
     assert set(real.column("engine").to_pylist()) == {"0", "1"}
     hello = json.loads((folder / "sim-0/hello.json").read_text())
     assert hello["simulated"] is True
-    assert hello["gpus"][0] == {"index": 0, "uuid": "SIM-GPU-0", "name": "simulated", "mem_total_b": 5}
+    assert hello["gpus"][0] == {"index": 0, "uuid": "SIM-GPU-0", "name": "L4", "mem_total_b": 5}
     assert json.loads((folder / HOST / "hello.json").read_text())["simulated"] is False
 
     probes = rundir.read_lines(run / rundir.CLOCKS)

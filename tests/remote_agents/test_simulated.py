@@ -25,7 +25,7 @@ def row(table: str, **values: Any) -> dict[str, Any]:
 def answer(**changes: Any) -> str:
     host = {
         "host": "sim-0",
-        "gpus": [{"index": number, "uuid": f"SIM-GPU-{number}", "name": "L4"} for number in range(2)],
+        "gpus": [{"index": number, "uuid": f"SIM-GPU-{number}", "name": "L4", "mem_total_b": 5} for number in range(2)],
         "gpu_fast": [row("gpu_fast", gpu_index=0), row("gpu_fast", gpu_uuid="SIM-GPU-1", util_pct=None)],
         "gpu_slow": [row("gpu_slow")],
         "host_counters": row("host", ctxt=None),

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -26,8 +27,8 @@ EVERY = tuple(rundir.REPORT_FORMATS)
 SLO = Asked(slo=parse_slo("ttft_p99<1s,itl_p99<100ms,error_rate<2%"))
 
 
-def requests(run: Path, count: int = 150, **changes: object) -> None:
-    syn.write_requests(run, [syn.request(5 + k / 10, **changes) for k in range(count)])  # type: ignore[arg-type]
+def requests(run: Path, count: int = 150, **changes: Any) -> None:
+    syn.write_requests(run, [syn.request(5 + k / 10, **changes) for k in range(count)])
 
 
 def truncated_shard(run: Path) -> None:

@@ -96,8 +96,10 @@ class Curve:
         return value, min(float(low), value), max(float(high), value)
 
 
-def fit(in_flight: Floats, qps: Floats) -> Curve:
-    """The law that predicts left-out steps better. Raises ValueError with the reason when the steps are too few."""
+def fit(in_flight: Floats, qps: Floats, samples: int = SAMPLES) -> Curve:
+    """The law that predicts left-out steps better, its intervals from so many `samples`.
+
+    Raises ValueError with the reason when the steps are too few."""
     distinct = len(set(in_flight))
     if distinct < LEAST_STEPS:
         raise ValueError(
@@ -113,7 +115,7 @@ def fit(in_flight: Floats, qps: Floats) -> Curve:
     free = len(in_flight) - len(law.parameters)
     spread = float(np.sqrt(np.sum(np.log1p(apart[law.name]) ** 2) / free)) if free else ASSUMED_ERROR
     error = max(spread, LEAST_ERROR)
-    sampled = _bootstrap(law, fits[law.name], in_flight, error, free)
+    sampled = _bootstrap(law, fits[law.name], in_flight, error, free, samples)
     return Curve(law, fits[law.name], sampled, error, not free, crossed)
 
 
@@ -127,15 +129,15 @@ def _left_out(law: Law, in_flight: Floats, residence: Floats) -> float:
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
 
-def _bootstrap(law: Law, parameters: Floats, in_flight: Floats, error: float, free: int) -> Floats:
-    """Parameters of SAMPLES runs like this one: each step's R moved by noise as large as the residuals.
+def _bootstrap(law: Law, parameters: Floats, in_flight: Floats, error: float, free: int, samples: int) -> Floats:
+    """Parameters of so many runs like this one: each step's R moved by noise as large as the residuals.
 
     Few residuals tell little of the noise, so its size is drawn too (chi square): normal noise becomes Student's t.
     """
     random = np.random.default_rng(SEED)
     (fitted,) = law.residence(parameters[None], in_flight)
-    size = error * np.sqrt(free / random.chisquare(free, SAMPLES)) if free else np.full(SAMPLES, error)
-    noise = random.standard_normal((SAMPLES, len(in_flight))) * size[:, None]
+    size = error * np.sqrt(free / random.chisquare(free, samples)) if free else np.full(samples, error)
+    noise = random.standard_normal((samples, len(in_flight))) * size[:, None]
     return law.fit(in_flight, fitted * np.exp(noise.clip(-1, 1)))
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from analysis import effects
-from analysis.compare import figure_of
-from analysis.compared import COMPARED, is_ratio, side_of, value_of
+from analysis.compare import GOODPUT, figure_of
+from analysis.compared import COMPARED, bounded, is_ratio, side_of, value_of
 from analysis.effects import ALPHA, Estimate, Side
 from analysis.environment import differences
 from analysis.judgement import change
 from analysis.report.saved import summary_of
-from analysis.sides import Member, RunSet, differing, group_of, levels, manifests, steps_of
+from analysis.sides import Member, RunSet, differing, group_of, levels, manifests, objectives, steps_of
 from analysis.slopes import score_variance
 from loadgen import rundir
 from loadgen.errors import UsageError
@@ -60,16 +60,19 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
     at = _step(comparable, step)
     reasons |= {point.name: f"it has no step of {at}" for point in comparable if at not in _steps(point)}
     kept = [point for point in points if not reasons[point.name]]
+    mixed = len({objectives(member.summary) for point in kept for member in point.runs} - {None}) > 1
+    if mixed:
+        reasons[GOODPUT] = "the reports counted it by different objectives: make them again with one --slo"
     sides = {
         name: [side_of(steps_of(point, at), name, logarithms=is_ratio(name)) for point in kept]
         for name, figure in COMPARED.items()
-        if figure.shown and _known(kept, at, name)
+        if figure.shown and _known(kept, at, name) and not (name == GOODPUT and mixed)
     }
     entries = [_entry(point, at, list(sides)) for point in kept]
     for place, entry in enumerate(entries[1:], start=1):
         entry["changed"] = [fact._asdict() for fact in differences(kept[place - 1], kept[place])]
         for name, figure in entry["figures"].items():
-            figure |= _change(sides[name], place - 1, place, is_ratio(name))
+            figure |= _change(sides[name], place - 1, place, name)
     changes = [figure for entry in entries for figure in entry["figures"].values() if figure["p"] is not None]
     for figure, p in zip(changes, effects.benjamini_hochberg([figure["p"] for figure in changes]), strict=True):
         figure |= {"p_adjusted": p, "differs": p <= ALPHA}
@@ -130,13 +133,16 @@ def _entry(point: RunSet, step: str, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _change(sides: Sequence[Side], before: int, after: int, ratio: bool) -> dict[str, Any]:
+def _change(sides: Sequence[Side], before: int, after: int, name: str) -> dict[str, Any]:
     """Of a figure from one point to another: how far, its interval and p; null where those are not known."""
     estimate = effects.difference(sides[before], sides[after])
     if estimate is None:
         return {"change": None, "change_ci95": [None, None], "p": None}
     sure = change_between(sides, before, after)
+    ratio = is_ratio(name)
     ends = sure.interval() if sure else (None, None)
+    if not ratio:
+        ends = bounded(name, ends, change=True)
     known = sure is not None and (sure.infinite is not None or ends != (None, None))
     return {
         "change": change(estimate.value, ratio),
@@ -203,15 +209,14 @@ def _trends(sides: dict[str, list[Side]]) -> list[dict[str, Any]]:
 
 def _trend(name: str, known: Sequence[Side]) -> dict[str, Any]:
     """Of a figure over all points that have it: Kendall's p, and the change from the first to the last."""
-    ratio = is_ratio(name)
     means = [_mean(side) for side in known]
     p = kendall_p(means)
-    of_ends = _change(known, 0, len(known) - 1, ratio) if len(known) > 1 else dict.fromkeys(("change", "change_ci95"))
+    of_ends = _change(known, 0, len(known) - 1, name) if len(known) > 1 else dict.fromkeys(("change", "change_ci95"))
     return {
         "figure": name,
         "title": COMPARED[name].title,
         "unit": COMPARED[name].unit,
-        "relative": ratio,
+        "relative": is_ratio(name),
         "points": len(known),
         "change": of_ends["change"],
         "change_ci95": of_ends["change_ci95"] or [None, None],

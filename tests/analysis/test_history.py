@@ -99,6 +99,22 @@ def test_points_without_the_step_are_left_out_and_named(tmp_path: Path) -> None:
     assert [point["name"] for point in history("nightly", tmp_path, None)["points"]] == ["run-4"]
 
 
+def test_goodput_by_different_objectives_is_left_out(tmp_path: Path) -> None:
+    def by(number: int, objective: str) -> None:
+        path = saved(tmp_path, number, 100.0) / rundir.REPORT / "summary.json"
+        summary = json.loads(path.read_text()) | {"slo": [{"text": objective}]}
+        summary["steps"][0]["goodput_qps"] = 40.0
+        path.write_text(json.dumps(summary))
+
+    by(0, "ttft_p99<1s")
+    by(1, "ttft_p99<1s")
+    assert "goodput_qps" in history("nightly", tmp_path, None)["points"][-1]["figures"]
+    by(2, "ttft_p99<2s")
+    found = history("nightly", tmp_path, None)
+    assert "goodput_qps" not in found["points"][-1]["figures"]
+    assert [entry["name"] for entry in found["left_out"]] == ["goodput_qps"]
+
+
 def test_changes_of_few_single_runs_are_not_marked(tmp_path: Path) -> None:
     for number in range(LEAST_POINTS - 1):
         saved(tmp_path, number, 100.0 * 1.2**number)

@@ -132,13 +132,15 @@ def of_rate(step: Step, short: float) -> Iterator[dict[str, Any]]:
     """What was due in the open model and got no answer, where that is much."""
     if short > 0:
         due = step["rate"]["due"]
-        text = f"{due:.3g} requests/s were due, and {step['qps']:.3g} succeeded: more load brings nothing more"
+        text = f"{_few(due)} requests/s were due, and {_few(step['qps'])} succeeded: more load brings nothing more"
         yield row("none", text, short)
 
 
 def of_failures(step: Step, refused: float) -> Iterator[dict[str, Any]]:
     if refused:
-        text = f"{refused:.3g} requests in flight were answered by HTTP errors ({step['failed_qps']:.3g} failures/s)"
+        text = (
+            f"{_few(refused)} requests in flight were answered by HTTP errors ({_few(step['failed_qps'])} failures/s)"
+        )
         yield row("server_queue", text, refused / step["in_flight_mean"])
 
 
@@ -184,9 +186,8 @@ def of_places(piled: PileUp | None) -> Iterator[dict[str, Any]]:
     since = "" if piled.baseline is None else f" beyond what this throughput needed at the step of {piled.baseline:g}"
     for place, share in sorted(piled.shares.items(), key=lambda item: -item[1]):
         if share >= 0.05:
-            text = (
-                f"{piled.requests[place]:.3g} requests are {_PLACES[place]}: {100 * share:.0f} % of the pile-up{since}"
-            )
+            count = _few(piled.requests[place])
+            text = f"{count} requests are {_PLACES[place]}: {100 * share:.0f} % of the pile-up{since}"
             yield row(_FOR_PLACE[place], text, share)
 
 
@@ -199,3 +200,8 @@ _FOR_PLACE = {
     AFTER: "compute",
     SERVED: "none",
 }
+
+
+def _few(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -106,7 +106,7 @@ def vram_table(summary: Summary) -> Table:
         row("full from", "full_from", unit, "measured"),
         row("requests queue from", "queue_from", unit, "measured"),
         row("preemptions from", "preemptions_from", unit, "measured"),
-        row("knee", "knee_from", unit, "measured"),
+        row("past the knee from", "knee_from", unit, "measured"),
     ]
     return headers, [cells for cells in rows if cells[1] != DASH or cells[2] != DASH]
 

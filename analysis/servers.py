@@ -28,7 +28,8 @@ _RATES = {
 def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | None] | None:
     """Of all engines: requests running and waiting, their sums; KV usage, its mean, and that of the fullest engine.
 
-    `…_max` is the sum of the engines' largest scrapes, `kv_pool_bytes` that of one GPU of each. None when the run has
+    `…_max` is the sum of the engines' largest scrapes, or of their means, which scrapes just outside the window are
+    part of too; `kv_pool_bytes` that of one GPU of each. None when the run has
     neither running nor waiting nor KV usage.
     """
     names = [name for name, _ in _SERVER]
@@ -37,10 +38,14 @@ def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | No
     series = server_series(servers, edges)
     engines = [rows for _, rows in servers.groupby(["host", "engine"])]
     inside = [rows[between(rows["t_s"].to_numpy(), *edges)] for rows in engines]
-    usages, used = (
+    usages, used, running, waiting = (
         [float(overlap_mean(rows["t_s"].to_numpy(), rows[name].to_numpy(), edges)[0][0]) for rows in engines]
-        for name in ("kv_usage_ratio", "kv_used_tokens")
+        for name in ("kv_usage_ratio", "kv_used_tokens", "running", "waiting")
     )
+    largest = {
+        name: [float(np.fmax(rows[name].max(), mean)) for rows, mean in zip(inside, means, strict=True)]
+        for name, means in (("running", running), ("waiting", waiting))
+    }
     figures = {name: None if np.isnan(series[name][0]) else float(series[name][0]) for name in names}
     if figures == dict.fromkeys(names):
         return dict.fromkeys((*names, *_MORE))
@@ -50,8 +55,8 @@ def server_figures(servers: pd.DataFrame, edges: Floats) -> dict[str, float | No
         **figures,
         "engines": len(engines),
         "kv_usage_max": None if np.isnan(usages).any() else max(usages),
-        "running_max": _sum([float(rows["running"].max()) for rows in inside]),
-        "waiting_max": _sum([float(rows["waiting"].max()) for rows in inside]),
+        "running_max": _sum(largest["running"]),
+        "waiting_max": _sum(largest["waiting"]),
         "kv_used_tokens": _sum(used),
         "kv_pool_bytes": _sum([float(rows["kv_pool_b"].max()) for rows in inside]),
         "prefix_hit_pct": 100 * hits / queries if hits is not None and queries else None,

@@ -153,7 +153,10 @@ def _ramps(starts: Floats, weights: Floats, at: Floats) -> Floats:
 def _powers(starts: Floats, weights: Floats, at: Floats, most: int) -> list[Floats]:
     """Sums of weight * start^n over the starts that lie before each instant, for n from 0 to `most`."""
     before = np.searchsorted(at, starts, side="right")
-    sums = [np.bincount(before, weights * starts**power, at.size + 1) for power in range(most + 1)]
+    sums = [np.bincount(before, weights, at.size + 1)]
+    for _ in range(most):
+        weights = weights * starts
+        sums.append(np.bincount(before, weights, at.size + 1))
     return [np.cumsum(each, dtype=np.float64)[: at.size] for each in sums]
 
 

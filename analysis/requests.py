@@ -68,20 +68,20 @@ def server_time(name: str) -> str:
     return f"server_time:{name}"
 
 
-def parts(run: Run, tell: Tell) -> Iterator[Requests]:
-    """All requests of the run, worker by worker; what is wrong with their shards becomes the run's damage."""
+def parts(run: Run, expected: int, tell: Tell) -> Iterator[Requests]:
+    """All requests of the run, which are `expected` to be so many; what is wrong with their shards is the run's damage.
+
+    `tell` is told the share that is read.
+    """
     zero, names = start_ns(run), server_time_names(run)
     columns = (*_COLUMNS, _SERVER_TIMES) if names else _COLUMNS
     first = counted = 0
-    sizes = {shard.file: shard.path.stat().st_size for shard in run.shards if shard.kind is REQUESTS}
-    done: dict[str, int] = {}
-    for shard, table in read(run.shards, REQUESTS, damage.span(run.manifest), run.damage, columns):
+    for _, table in read(run.shards, REQUESTS, damage.span(run.manifest), run.damage, columns):
         part = derive(table, zero, names, first)
         first += len(part.frame)
         counted += int((~part.frame["cancelled"]).sum())
         yield part
-        done[shard.file] = sizes[shard.file]
-        tell(sum(done.values()) / sum(sizes.values()))
+        tell(min(1.0, first / expected))
     recorded = (run.manifest["recorded"] or {}).get("requests")
     if damage.whole(recorded) and counted != recorded:  # a shard that was cut between two batches looks whole
         run.damage.append(Damage(rundir.REQUESTS, f"{counted} requests are here, and {recorded} were recorded"))

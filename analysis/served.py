@@ -7,13 +7,12 @@ When this is done nothing of a single request is left in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
-from threading import Thread
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from analysis import timeline, workers
+from analysis.ahead import ahead
 from analysis.distributions import Distributions
 from analysis.failures import Failures
 from analysis.kept import Kept
@@ -21,7 +20,7 @@ from analysis.load import Run
 from analysis.memory import give_back
 from analysis.objectives import Objectives
 from analysis.overview import Overview
-from analysis.requests import Requests, Tell, parts, server_time, server_time_names
+from analysis.requests import Tell, parts, server_time, server_time_names
 from analysis.stats import Floats
 from analysis.steady import Steadiness, settle
 from analysis.step import load_figures
@@ -58,18 +57,20 @@ def count(run: Run, seen: Overview, objectives: Objectives | None, tell: Tell) -
     distributions = Distributions(windows, float(edges.size - 1))
     tallies = [Tally(window, objectives, seen.gap_stride) for window in windows]
     kept = Kept(seen.stride, [server_time(name) for name in server_time_names(run)])
-    for part in _ahead(parts(run, tell)):
-        for tally in tallies:
-            tally.add(part)
-        for counts in (seconds, kept):
-            counts.add(part)
-        failures.add(part.frame)
-        distributions.add(part.frame)
-    give_back()
     with ThreadPoolExecutor(1) as beside:
-        of_workers = beside.submit(lambda: (workers.health(run), workers.read_lags(run, windows)))
+        theirs = replace(run, damage=[])
+        of_workers = beside.submit(lambda: (workers.health(theirs), workers.read_lags(theirs, windows)))
+        for part in ahead(parts(run, seen.requests, tell)):
+            for tally in tallies:
+                tally.add(part)
+            for counts in (seconds, kept):
+                counts.add(part)
+            failures.add(part.frame)
+            distributions.add(part.frame)
+        give_back()
         frame = kept.frame()
         health, reads = of_workers.result()
+        run.damage.extend(theirs.damage)
     steps = [
         load_figures(run, tally, frame, health, read, seconds.prompt_mean)
         | steadiness.figures()
@@ -87,22 +88,3 @@ def count(run: Run, seen: Overview, objectives: Objectives | None, tell: Tell) -
         bar_s=timeline.wide(seconds, MAX_BARS),
         distributions=distributions,
     )
-
-
-def _ahead(source: Iterator[Requests]) -> Iterator[Requests]:
-    """The same, read by a thread of its own while the last one is counted."""
-    waiting: Queue[Requests | BaseException | None] = Queue(1)
-
-    def read() -> None:
-        try:
-            for part in source:
-                waiting.put(part)
-            waiting.put(None)
-        except BaseException as error:  # is raised where it is waited for
-            waiting.put(error)
-
-    Thread(target=read, daemon=True).start()
-    while (part := waiting.get()) is not None:
-        if isinstance(part, BaseException):
-            raise part
-        yield part

@@ -7,6 +7,7 @@ so that none has to fit in memory. Not here: what is derived of the rows (reques
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from analysis import arrow
+from analysis.ahead import in_turn
 from analysis.damage import Damage, Span
 from loadgen import record, rundir
 from remote_agents.clock import ClockFit, to_controller
@@ -78,12 +80,18 @@ def read(
     """The usable rows of the shards of a kind, in parts; with the columns that are named, else with all.
 
     A row is moved as a whole, by the offset of its clock at its first stamp: durations stay as they were measured.
+    Parts of two shards are read at a time; what is wrong is added to `found` at the end, in the order of the shards.
     """
     wanted = [column for column in kind.columns if columns is None or column.name in (*columns, *kind.keys)]
-    for shard in some:
-        if shard.kind is kind and (shard.clock is None or shard.fit is not None):
-            for table in arrow.parts(shard.path, shard.file, wanted, found, _usable(shard, within)):
-                yield shard, _moved(table, shard)
+
+    def parts(shard: Shard, wrong: list[Damage]) -> Iterator[tuple[Shard, pa.Table]]:
+        for table in arrow.parts(shard.path, shard.file, wanted, wrong, _usable(shard, within)):
+            yield shard, _moved(table, shard)
+
+    mine = [shard for shard in some if shard.kind is kind and (shard.clock is None or shard.fit is not None)]
+    wrong: list[list[Damage]] = [[] for _ in mine]
+    yield from in_turn(map(parts, mine, wrong))
+    found += chain.from_iterable(wrong)
 
 
 def first_stamps(shard: Shard) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from analysis.flow import histogram
 from analysis.intervals import student
 from analysis.overlap import between
 from analysis.stats import Floats
@@ -135,10 +136,8 @@ def _parts(window: Window, requests: _Requests) -> Iterator[tuple[str, Floats]]:
 
 def _binned(edges: Floats, requests: _Requests) -> Iterator[tuple[str, Floats]]:
     """Requests a second; and mean latencies, NaN without any and where the run's end cut the slowest."""
-    ended, intended, cut = (
-        np.histogram(t, edges)[0] for t in (requests.end_s, requests.intended_s, requests.cancelled_s)
-    )
-    sums, _ = np.histogram(requests.intended_s, edges, weights=requests.e2e)
+    ended, intended, cut = (histogram(t, edges) for t in (requests.end_s, requests.intended_s, requests.cancelled_s))
+    sums = histogram(requests.intended_s, edges, requests.e2e)
     yield "qps", ended / np.diff(edges)
     with np.errstate(invalid="ignore"):
         missing = cut / (cut + intended)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.stats import Floats, percentile, sort
+from analysis.stats import Floats, inverted_cdf, sort
 
 LEAST = 100
 TRIMMED = 0.05
@@ -30,5 +30,5 @@ def ttft_protocol(good: Floats) -> dict[str, Any]:
         reason = "no OK request has a TTFT"
     elif ttft.size < LEAST:
         reason = f"{ttft.size} OK requests have a TTFT, {LEAST} are needed: make the step longer"
-    figures = {f"p{p}_ms": None if reason else percentile(kept, p) for p in (50, 90)}
+    figures = {f"p{p}_ms": None if reason else inverted_cdf(kept, None, p) for p in (50, 90)}
     return {"requests": int(ttft.size), "left_out": None if reason else off, **figures, "reason": reason}

@@ -5,6 +5,7 @@ A figure without data is left out. Bins of time are seconds since the run's star
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pandas as pd
 
 from analysis import clocks, host_tables, tables
 from analysis.analyse import Analysed
-from analysis.plots import bounds, canvas, concurrency, distributions, energy, errors, gpus, timeline, trends
+from analysis.plots import bounds, concurrency, distributions, energy, errors, gpus, timeline, trends
+from analysis.report.artists import Artists, Job
 from analysis.report.embedded import Picture, data_url
 
 _CAPTIONS = {
@@ -49,39 +51,46 @@ _CAPTIONS = {
 _MODELLED = ("timeline", *(f"{what}_vs_concurrency" for what in ("vram", "gpu", "energy", "queue")))
 
 
-def draw(folder: Path, summary: dict[str, Any], steps: pd.DataFrame, analysed: Analysed) -> list[Picture]:
-    """Save each figure that there are data for, as PNG and SVG; `summary` and `steps` have the steps to show."""
-    pictures = []
+def draw(
+    artists: Artists, folder: Path, summary: dict[str, Any], steps: pd.DataFrame, analysed: Analysed
+) -> Callable[[], list[Picture]]:
+    """Begin to save each figure that there are data for, as PNG and SVG; what is returned waits for them.
+
+    `summary` and `steps` have the steps to show.
+    """
     windows, over_time, spread = analysed.windows, analysed.over_time, analysed.distributions
     events = [(at_s, str(event.get("kind", ""))) for at_s, event in clocks.events(analysed.run)]
     source = tables.gpu_source(summary)
     slo = summary["slo"] or ()
     of_gpus, bins = host_tables.gpus_frame(summary), spread.over_time()
-    with canvas.styled():
-        figures = {
-            "qps_vs_concurrency": concurrency.qps_vs_concurrency(steps),
-            "latency_vs_concurrency": concurrency.latency_vs_concurrency(steps, slo),
-            "throughput_latency": concurrency.throughput_latency(steps, slo),
-            "itl_vs_concurrency": concurrency.itl_vs_concurrency(steps, slo),
-            "latency_cdf": distributions.latency_cdf(spread.cdf(), source),
-            "latency_heat": distributions.latency_heat(spread.heat(), bins, windows, spread.length_s, source),
-            "prompt_surface": distributions.prompt_surface(spread.surface(), source),
-            "vram_vs_concurrency": gpus.vram_vs_concurrency(steps, of_gpus, summary["vram"]),
-            "gpu_vs_concurrency": gpus.gpu_vs_concurrency(steps, of_gpus),
-            "energy_vs_concurrency": energy.energy_vs_concurrency(steps),
-            "queue_vs_concurrency": bounds.queue_vs_concurrency(steps),
-            "host_vs_concurrency": bounds.host_vs_concurrency(steps, host_tables.hosts_frame(summary)),
-            "client_vs_concurrency": bounds.client_vs_concurrency(steps),
-            "timeline": timeline.timeline(over_time.timeline, over_time.width_s, windows, events, source),
-            "trends": trends.trends(analysed.trends, source),
-            "errors": errors.errors(over_time.failures, over_time.failures_width_s, windows, source),
-        }
-        for name, figure in figures.items():
-            if figure is not None:
-                canvas.save(figure, folder, name)
-                source_of = data_url((folder / f"{name}.svg").read_bytes(), "svg+xml")
-                caption = _CAPTIONS[name]
-                if summary["simulated_gpu"] and name in _MODELLED:
-                    caption += " GPU and server figures: simulated GPU."
-                pictures.append(Picture(name, caption, source_of))
-    return pictures
+    jobs: dict[str, Job] = {
+        "qps_vs_concurrency": (concurrency.qps_vs_concurrency, steps),
+        "latency_vs_concurrency": (concurrency.latency_vs_concurrency, steps, slo),
+        "throughput_latency": (concurrency.throughput_latency, steps, slo),
+        "itl_vs_concurrency": (concurrency.itl_vs_concurrency, steps, slo),
+        "latency_cdf": (distributions.latency_cdf, spread.cdf(), source),
+        "latency_heat": (distributions.latency_heat, spread.heat(), bins, windows, spread.length_s, source),
+        "prompt_surface": (distributions.prompt_surface, spread.surface(), source),
+        "vram_vs_concurrency": (gpus.vram_vs_concurrency, steps, of_gpus, summary["vram"]),
+        "gpu_vs_concurrency": (gpus.gpu_vs_concurrency, steps, of_gpus),
+        "energy_vs_concurrency": (energy.energy_vs_concurrency, steps),
+        "queue_vs_concurrency": (bounds.queue_vs_concurrency, steps),
+        "host_vs_concurrency": (bounds.host_vs_concurrency, steps, host_tables.hosts_frame(summary)),
+        "client_vs_concurrency": (bounds.client_vs_concurrency, steps),
+        "timeline": (timeline.timeline, over_time.timeline, over_time.width_s, windows, events, source),
+        "trends": (trends.trends, analysed.trends, source),
+        "errors": (errors.errors, over_time.failures, over_time.failures_width_s, windows, source),
+    }
+    drawn = artists.draw(folder, jobs)
+
+    def finished() -> list[Picture]:
+        there, pictures = drawn(), []
+        for name in (name for name in jobs if name in there):
+            source_of = data_url((folder / f"{name}.svg").read_bytes(), "svg+xml")
+            caption = _CAPTIONS[name]
+            if summary["simulated_gpu"] and name in _MODELLED:
+                caption += " GPU and server figures: simulated GPU."
+            pictures.append(Picture(name, caption, source_of))
+        return pictures
+
+    return finished

@@ -36,7 +36,7 @@ def test_null_stays_null_and_integers_stay_exact(tmp_path: Path) -> None:
     assert requests(loaded)["intended_ns"].to_pylist() == [syn.at(1.0), syn.at(2.0)]
     assert requests(loaded)["first_token_ns"].is_null().to_pylist() == [False, True]
     assert [len(values) for values in gaps(loaded)] == [9, 0]
-    (part,) = parts(loaded, lambda share: None)
+    (part,) = parts(loaded, 1, lambda share: None)
     assert part.frame["ttft_ms"].tolist() == pytest.approx([100, np.nan], nan_ok=True)
     assert part.gap_row.tolist() == [0] * 9 and part.gap_itl_ms.tolist() == [10.0] * 9
     assert loaded.damage == []

@@ -19,7 +19,7 @@ import pandas as pd
 from analysis import clocks, hosts, join, recording, trends
 from analysis.checks import client_lag_limit, client_on_time, run_caveats, send_lag_limit, step_caveats
 from analysis.distributions import Distributions
-from analysis.gpus import cards, idle_caveats
+from analysis.gpus import cards
 from analysis.lag import sensor_lags
 from analysis.load import Run, load
 from analysis.model_config import config_of
@@ -27,6 +27,7 @@ from analysis.objectives import listed, objectives_of
 from analysis.overview import look
 from analysis.resources import resources
 from analysis.served import count
+from analysis.serving import idle_caveats
 from analysis.step import sampled_figures
 from analysis.timeline import OverTime
 from analysis.trend_words import leaks
@@ -91,7 +92,8 @@ def analyse(run_dir: Path, asked: Asked = NOTHING_ASKED) -> Analysed:
     config = config_of(run.manifest, asked.model_config, run.damage)
     served = count(run, look(run, _stage(tell, "first look")), objectives, _stage(tell, "requests"))
     telemetry = join.telemetry(run, _stage(tell, "telemetry"))
-    gpus, windows = cards(telemetry), served.windows
+    windows = served.windows
+    gpus = cards(telemetry, windows)
     with ThreadPoolExecutor(_THREADS) as threads:  # most of the work is numpy's
         sampled = threads.map(lambda window: sampled_figures(telemetry, gpus, window), windows)
         seconds, few = threads.map(lambda each: each.beside(telemetry, gpus), (served.seconds, served.overview))

@@ -1,6 +1,7 @@
 """What GPUs can do at most, by the names that NVML gives them: data sheets, dense, without sparsity. No clock.
 
-FLOP/s of matrix products in 16 and in 8 bits, bytes/s of memory. A name that is not here has no peaks, never a guess.
+FLOP/s of matrix products in 16 and in 8 bits, bytes/s of memory. A name that is not here has no peaks, never a guess;
+nor has a MIG device, whose name is its GPU's and more: it is a part of it.
 """
 
 from __future__ import annotations
@@ -47,4 +48,6 @@ _PEAKS = (
 
 def peaks(name: str | None) -> Peaks | None:
     """None for a name that is not known."""
-    return next((found for pattern, found in _PEAKS if name and re.search(pattern, name)), None)
+    if name is None or " MIG " in name:
+        return None
+    return next((found for pattern, found in _PEAKS if re.search(pattern, name)), None)

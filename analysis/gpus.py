@@ -7,17 +7,19 @@ little of a window is covered, or the samples' time is too uncertain for it, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.caveat import Caveat, caveat
 from analysis.join import Telemetry, devices
 from analysis.overlap import MAX_BLUR, MIN_COVERAGE, Spans, around, between, mean, quality, rate, within
+from analysis.serving import RAN, Gpu
+from analysis.serving import idle_gpus
 from analysis.stats import Floats
+from analysis.windows import Window
 
 GPM = ("sm_pct", "occ_pct", "tensor_pct", "dram_pct")
 _LINKS = ("pcie", "nvlink")
@@ -29,15 +31,13 @@ _SHORTEST_S = 1 / 6
 _AVERAGE_S = 1.0
 # Samples this long before and after a window tell how far those in it reach.
 _MARGIN_S = 60.0
-# A GPU that ran kernels for less than this in every step serves nothing, %.
-_IDLE_PCT = 3.0
 # The driver's counters of PCIe bytes have so many bits.
 _PCIE_WRAPS = 2.0**32
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU or MIG device, and its rows of Telemetry. `counted`: whether totals have it."""
+    """A GPU or MIG device, and its rows of Telemetry. `counted`: totals have it; `idle`: as idle_gpus says."""
 
     host: str
     uuid: str
@@ -49,6 +49,7 @@ class Card:
     fast: pd.DataFrame
     utils: pd.DataFrame
     slow: pd.DataFrame
+    idle: bool = False
 
     def during(self, edges: Floats) -> Card:
         """With the samples around a window only."""
@@ -60,8 +61,13 @@ class Card:
         return replace(self, fast=near(self.fast), utils=near(self.utils), slow=near(self.slow))
 
     def spans(self, signal: str) -> Spans:
-        """What a signal's values speak for; signals are named as the figures are."""
+        """What a signal's values speak for; signals are named as the figures are.
+
+        An idle GPU holds no cache of the server's: all that it uses is effective.
+        """
         fast, slow = self.fast, self.slow
+        if self.idle and signal == "vram_effective_bytes":
+            signal = "vram_used_bytes"
         if signal == "util_pct" and len(self.utils):
             begin, end = (self.utils[name].to_numpy() for name in ("begin_s", "end_s"))
             return within(np.where(begin < end, begin, end - _SHORTEST_S), end, self.utils["util_pct"].to_numpy())
@@ -74,7 +80,7 @@ class Card:
         return around(rows["t_s"].to_numpy(), rows[_POINTS.get(signal, signal)].to_numpy())
 
 
-def cards(telemetry: Telemetry) -> list[Card]:
+def cards(telemetry: Telemetry, windows: Sequence[Window]) -> list[Card]:
     """All of them. Totals have no real GPU beside simulated ones, and no MIG device beside its GPU."""
     simulated = {clock.host: clock.simulated for clock in telemetry.clocks}
     there = devices(telemetry.gpus)
@@ -98,26 +104,50 @@ def cards(telemetry: Telemetry) -> list[Card]:
                 slow=slow.get((host, uuid), telemetry.slow[:0]),
             )
         )
-    return found
+    edges = [np.array([window.begin_s, window.end_s]) for window in windows]
+    steps = [{"gpus": [_Watched(card, each).ran() for card in found]} for each in edges]
+    idle = {gpu["uuid"] for gpu in idle_gpus(steps)}
+    return [replace(card, idle=card.uuid in idle) for card in found]
+
+
+class _Watched:
+    """A GPU over the window between the two `edges`: the samples around it, and how well they cover it."""
+
+    def __init__(self, card: Card, edges: Floats) -> None:
+        self.card, self.edges = card.during(edges), edges
+        self.begin_s, self.end_s = map(float, edges)
+        self.bound_s, self.coverage = (float(values[0, 0]) for values in quality([self.card.fast], edges))
+        self._blurred = self.bound_s > MAX_BLUR * (self.end_s - self.begin_s)
+
+    def figure(self, signal: str) -> dict[str, float] | None:
+        if self._blurred:
+            return None
+        spans = self.card.spans(signal)
+        means, known = mean(spans, self.edges)
+        if known[0] < MIN_COVERAGE:
+            return None
+        inside = between((spans.begin_s + spans.end_s) / 2, self.begin_s, self.end_s)
+        return {"mean": float(means[0]), "max": float(spans.values[inside].max(initial=means[0]))}
+
+    def grown(self, rows: pd.DataFrame, column: str, wraps_at: float = np.inf) -> float | None:
+        if self._blurred:
+            return None
+        return rate(rows["t_s"].to_numpy(), rows[column].to_numpy(), self.begin_s, self.end_s, wraps_at)
+
+    def ran(self) -> dict[str, Any]:
+        """Of an entry which GPU it is, how well it was watched, and how busy it was."""
+        return {
+            **{name: getattr(self.card, name) for name in ("host", "uuid", "index", "gi_id", "simulated")},
+            "coverage": self.coverage,
+            "bound_ms": 1e3 * self.bound_s,
+            **{signal: self.figure(signal) for signal in RAN},
+        }
 
 
 def gpu_figures(card: Card, edges: Floats) -> dict[str, Any]:
     """The entry of a GPU for the window between the two `edges`."""
-    card = card.during(edges)
-    begin_s, end_s = float(edges[0]), float(edges[1])
-    bound_s, coverage = (float(values[0, 0]) for values in quality([card.fast], edges))
-    blurred = bound_s > MAX_BLUR * (end_s - begin_s)
-
-    def figure(signal: str) -> dict[str, float] | None:
-        spans = card.spans(signal)
-        means, known = mean(spans, edges)
-        if blurred or known[0] < MIN_COVERAGE:
-            return None
-        inside = between((spans.begin_s + spans.end_s) / 2, begin_s, end_s)
-        return {"mean": float(means[0]), "max": float(spans.values[inside].max(initial=means[0]))}
-
-    def grown(rows: pd.DataFrame, column: str, wraps_at: float = np.inf) -> float | None:
-        return None if blurred else rate(rows["t_s"].to_numpy(), rows[column].to_numpy(), begin_s, end_s, wraps_at)
+    watched = _Watched(card, edges)
+    card, figure, grown = watched.card, watched.figure, watched.grown
 
     def link(name: str, counter: str, wraps_at: float = np.inf) -> dict[str, float] | None:
         """Bytes a second: as GPM says, else as the counters do."""
@@ -140,15 +170,8 @@ def gpu_figures(card: Card, edges: Floats) -> dict[str, Any]:
         power = {"mean": mean_w, "max": power["max"] if power else mean_w}
     clock, heat, limit = figure("sm_mhz"), figure("temp_c"), figure("power_limit_w")
     return {
-        "host": card.host,
-        "uuid": card.uuid,
-        "index": card.index,
-        "gi_id": card.gi_id,
-        "simulated": card.simulated,
-        "coverage": coverage,
-        "bound_ms": 1e3 * bound_s,
-        "util_pct": figure("util_pct"),
-        **{signal: figure(signal) for signal in (*GPM, *_POINTS)},
+        **watched.ran(),
+        **{signal: figure(signal) for signal in (*GPM, *_POINTS) if signal not in RAN},
         "vram_total_bytes": card.total_b,
         "power_w": power,
         "power_limit_w": limit["mean"] if limit else None,
@@ -160,7 +183,7 @@ def gpu_figures(card: Card, edges: Floats) -> dict[str, Any]:
     }
 
 
-def gpu_total(gpus: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+def gpu_total(gpus: Sequence[Gpu]) -> dict[str, float | None]:
     """Over all entries: mean utilisation, sums of the rest; None where any GPU has no figure."""
 
     def means(name: str) -> list[float] | None:
@@ -173,35 +196,6 @@ def gpu_total(gpus: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     }
     util = means("util_pct")
     return {"util_pct": sum(util) / len(util) if util else None} | total
-
-
-def idle_gpus(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The entries, one each, of the GPUs that ran nothing in any of a summary's steps while others of them did.
-
-    They stand beside those that serve. One whose utilisation is not known may serve.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    most: dict[str, float] = {}
-    simulated = any(gpu["simulated"] for step in steps for gpu in step["gpus"])
-    for gpu in (gpu for step in steps for gpu in step["gpus"] if gpu["simulated"] == simulated):
-        for name in ("util_pct", "sm_pct"):
-            if gpu[name]:
-                found[gpu["uuid"]] = gpu
-                most[gpu["uuid"]] = max(most.get(gpu["uuid"], 0.0), gpu[name]["mean"])
-    idle = [gpu for uuid, gpu in found.items() if most[uuid] < _IDLE_PCT]
-    return idle if len(idle) < len(found) else []
-
-
-def idle_caveats(steps: Sequence[Mapping[str, Any]]) -> list[Caveat]:
-    """Which GPUs were left out, and of what."""
-    names: dict[str, list[str]] = {}
-    for gpu in idle_gpus([step for step in steps if step["level"]]):
-        names.setdefault(gpu["host"], []).append(f"{gpu['index']}")
-    if not names:
-        return []
-    told = " and ".join(f"GPU {', '.join(numbers)} of {host}" for host, numbers in names.items())
-    text = f"{told} ran nothing in any step: energy, MFU, MBU and what binds are of the other GPUs, sums are of all"
-    return [caveat("idle_gpus", text, "if they should serve, look at how the server spreads its load over GPUs")]
 
 
 _SERIES: dict[str, tuple[str, Callable[..., Floats]]] = {

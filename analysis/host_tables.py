@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.checks import SIMULATED_GPU
+from analysis.serving import gpu_name
 from analysis.tables import DASH, Summary, as_number, at, count, fine, gib, per_cent, share, text, unit_of
 
 # Path into a GPU's entry of the summary -> column of the CSV.
@@ -111,7 +112,7 @@ def gpu_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 
 def _gpu_name(gpu: dict[str, Any]) -> str:
-    name = str(gpu["index"]) if gpu["gi_id"] is None else f"{gpu['index']} MIG {gpu['gi_id']}"
+    name = gpu_name(gpu)
     return f"{name} ({SIMULATED_GPU})" if gpu["simulated"] else name
 
 

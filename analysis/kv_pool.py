@@ -1,44 +1,35 @@
 """The server's KV cache: bytes on all of its GPUs, tokens that it holds, and so what a token costs. Pure.
 
-A server tells the bytes of one GPU; an engine has that on each of its GPUs. These are the cards that have so much in
-use and ran something in the run, shared evenly among the engines. Where no card was watched, an engine has one.
+A server tells the bytes of one GPU; an engine has that on each of its GPUs. These are the GPUs that serve (serving.py)
+with so much in use, shared evenly among the engines. Where no GPU was watched, an engine has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.gpus import idle_gpus
-from analysis.pressure import serving_gpus
+from analysis.serving import only_serving
 
 Step = Mapping[str, Any]
 
 
-def pool_bytes(step: Step, idle: Collection[str]) -> float | None:
-    """On all GPUs of all engines; `idle` are none of theirs."""
+def _pool_bytes(step: Step) -> float | None:
+    """On all GPUs of all engines."""
     server = step["server"] or {}
     if not server.get("kv_pool_bytes"):
         return None
     engines = int(server.get("engines") or 1)
     each = float(server["kv_pool_bytes"]) / engines
-    return each * max(_holding(step, each, idle), engines)
-
-
-def _holding(step: Step, each: float, idle: Collection[str]) -> int:
-    """GPUs that may hold such a part: with so much in use; MIG devices where their GPU tells nothing."""
-    known = [gpu for gpu in serving_gpus(step) if gpu["uuid"] not in idle and gpu["vram_used_bytes"]]
-    found = [gpu for gpu in known if gpu["vram_used_bytes"]["max"] >= each]
-    whole = {(gpu["host"], gpu["index"]) for gpu in found if gpu["gi_id"] is None}
-    return sum(gpu["gi_id"] is None or (gpu["host"], gpu["index"]) not in whole for gpu in found)
+    holding = sum(bool(used) and used["max"] >= each for used in (gpu["vram_used_bytes"] for gpu in step["gpus"]))
+    return each * float(max(holding, engines))
 
 
 def largest_pool(steps: Sequence[Step]) -> float | None:
     """Bytes, in the step that tells most: a GPU without figures there counts for less."""
-    idle = {gpu["uuid"] for gpu in idle_gpus(steps)}
-    return max((size for step in steps if (size := pool_bytes(step, idle)) is not None), default=None)
+    return max((size for step in only_serving(steps) if (size := _pool_bytes(step)) is not None), default=None)
 
 
 def pool_tokens(steps: Sequence[Step]) -> float | None:

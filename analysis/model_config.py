@@ -5,7 +5,8 @@
     kv_bytes      2 x KV heads x head size a layer and token; a layer with a window holds no more tokens than that
 
 Pure but for the read; no clock. What a config does not say has the meaning that it has there: null is the default,
-which for some is that of the model's type. Not here: bits of data types (model_bits.py).
+which for some is that of the model's type. Not here: bits of data types (model_bits.py), which layers have a cache
+(model_layers.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 
 from analysis.damage import Damage, sentence
 from analysis.model_bits import cache_bits, quantized_bits, type_bits
+from analysis.model_fields import Fields
+from analysis.model_layers import cached_layers
 from loadgen import rundir
 from loadgen.errors import UsageError
 
@@ -32,15 +35,6 @@ _TIED = frozenset({"gemma", *_GEMMAS, "falcon", "opt", "cohere", "cohere2", "sta
 _NORMS = dict.fromkeys(_GEMMAS, 4)
 # Each layer with experts has one of that size for every token.
 _SHARED = frozenset({"llama4", "llama4_text"})
-# Every so many layers one has no window; 0: all have it. Of other types the config has to say.
-_FULL_EVERY = {
-    **dict.fromkeys(("gemma2", "gpt_oss"), 2),
-    **dict.fromkeys(("cohere2", "llama4", "llama4_text"), 4),
-    **dict.fromkeys(("gemma3", "gemma3_text"), 6),
-    **dict.fromkeys(("mistral", "mixtral", "phi3", "phimoe", "starcoder2"), 0),
-}
-_WITHOUT_CACHE = frozenset({"linear_attention", "mamba", "recurrent", "conv"})
-_WITH_WINDOW = frozenset({"sliding_attention", "chunked_attention", "local_attention"})
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ def parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Raises ValueError with what is wrong, as the rest of a sentence."""
     inner = next((fields[key] for key in ("text_config", "llm_config") if isinstance(fields.get(key), dict)), None)
     outer, fields = fields, fields if inner is None or "num_hidden_layers" in fields else inner
-    shapes = _Fields(fields, str(fields.get("model_type") or outer.get("model_type")))
+    shapes = Fields(fields, str(fields.get("model_type") or outer.get("model_type")))
     layers, hidden, heads = (shapes.need(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     attention = _attention(shapes, hidden, heads)
     mlp = _mlp(shapes, layers, hidden)
@@ -153,7 +147,7 @@ def parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     bits = type_bits(fields.get("dtype") or fields.get("torch_dtype") or outer.get("dtype") or outer.get("torch_dtype"))
     quantized = fields.get("quantization_config") or outer.get("quantization_config")
     matrix_bits = quantized_bits(quantized) if isinstance(quantized, dict) else bits
-    full, windowed, window, unsaid = _cached_layers(shapes, layers)
+    full, windowed, window, unsaid = cached_layers(shapes, layers)
     kv_bits, unknown = cache_bits(fields, outer, quantized, bits)
     return ModelConfig(
         name=str(outer.get("_name_or_path") or outer.get("model_type") or "model"),
@@ -177,31 +171,6 @@ def parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-class _Fields:
-    """Whole numbers of a config of that kind of model; null is absent."""
-
-    def __init__(self, fields: Mapping[str, Any], kind: str) -> None:
-        self.all = fields
-        self.kind = kind
-
-    def need(self, name: str) -> int:
-        value = self.get(name, 0)
-        if not value:
-            raise ValueError(f"has no {name}")
-        return value
-
-    def get(self, name: str, default: int) -> int:
-        value = self.all.get(name)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 10**9:
-            raise ValueError(f"has {name} {value!r}, which is no count")
-        return value
-
-    def first(self, *names: str) -> int:
-        return next((value for name in names if (value := self.get(name, 0))), 0)
-
-
 class _Attention(NamedTuple):
     """Parameters of one layer; values that a token has in its cache; sizes of a head's query and key, and value."""
 
@@ -211,7 +180,7 @@ class _Attention(NamedTuple):
     v_dim: int
 
 
-def _attention(shapes: _Fields, hidden: int, heads: int) -> _Attention:
+def _attention(shapes: Fields, hidden: int, heads: int) -> _Attention:
     head_dim, kv_heads = shapes.get("head_dim", hidden // heads), shapes.get("num_key_value_heads", heads)
     latent = shapes.get("kv_lora_rank", 0)
     if not latent:
@@ -235,15 +204,16 @@ class _Mlp(NamedTuple):
     chosen: int = 0
 
 
-def _mlp(shapes: _Fields, layers: int, hidden: int) -> _Mlp:
+def _mlp(shapes: Fields, layers: int, hidden: int) -> _Mlp:
     wide = shapes.need("intermediate_size")
     each = hidden * (2 if shapes.kind in _UNGATED else 3)
     experts = shapes.first("num_local_experts", "n_routed_experts", "num_experts")
     if not experts:
         return _Mlp(layers * each * wide)
     plain = min(shapes.get("first_k_dense_replace", 0), layers)
-    every = max(shapes.first("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step"), 1)
-    with_experts = (layers - plain) // every
+    steps = ("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step", "expert_layer_period")
+    every = max(shapes.first(*steps), 1)
+    with_experts = len(range(shapes.get("expert_layer_offset", every - 1), layers - plain, every))
     narrow = shapes.get("moe_intermediate_size", wide)
     shared = shapes.get("n_shared_experts", 0) * narrow + shapes.get("shared_expert_intermediate_size", 0)
     shared += narrow if shapes.kind in _SHARED else 0
@@ -254,43 +224,8 @@ def _mlp(shapes: _Fields, layers: int, hidden: int) -> _Mlp:
     return _Mlp(dense, experts * one, chosen * one, experts, chosen)
 
 
-def _biases(shapes: _Fields, layers: int, heads: int) -> int:
+def _biases(shapes: Fields, layers: int, heads: int) -> int:
     if not (shapes.all.get("attention_bias") or shapes.kind in _BIASED):
         return 0
     head_dim = shapes.get("head_dim", shapes.need("hidden_size") // heads)
     return layers * (heads + 2 * shapes.get("num_key_value_heads", heads)) * head_dim
-
-
-def _cached_layers(shapes: _Fields, layers: int) -> tuple[int, int, int | None, str | None]:
-    """Layers that hold every token, layers that hold a window, that window; and what the config leaves open."""
-    window = shapes.first("sliding_window", "attention_chunk_size")
-    told, by_request = shapes.all.get("use_sliding_window"), shapes.kind.startswith("qwen")
-    kinds = _kinds(shapes, layers)
-    if kinds is not None:
-        without, windowed = (sum(kind in some for kind in kinds) for some in (_WITHOUT_CACHE, _WITH_WINDOW))
-        if windowed and not window:
-            return layers - without, 0, None, "has layers with a window and does not say how large it is"
-        return layers - without - windowed, windowed, window or None, None
-    if not window or told is False or (by_request and not told):
-        return layers, 0, None, None
-    if by_request:
-        full = min(shapes.get("max_window_layers", layers), layers)
-        return full, layers - full, window, None
-    every = shapes.get("sliding_window_pattern", 0) or _FULL_EVERY.get(shapes.kind)
-    if every is None:
-        return layers, 0, None, "has a sliding_window and does not say which layers it is for"
-    full = layers // every if every else 0
-    return full, layers - full, window, None
-
-
-def _kinds(shapes: _Fields, layers: int) -> list[str] | None:
-    """What each layer is, where the config says it; or a pattern of it, as "LLLG": local, local, local, global."""
-    kinds, pattern = shapes.all.get("layer_types"), shapes.all.get("sliding_window_pattern")
-    if kinds is None and isinstance(pattern, str) and set(pattern) in ({"L", "G"}, {"L"}, {"G"}):
-        names = {"L": "sliding_attention", "G": "full_attention"}
-        return [names[pattern[layer % len(pattern)]] for layer in range(layers)]
-    if kinds is None:
-        return None
-    if not isinstance(kinds, list) or len(kinds) < layers or not all(isinstance(kind, str) for kind in kinds):
-        raise ValueError("has layer_types that are not a name for each layer")
-    return kinds[:layers]

@@ -1,10 +1,11 @@
 """What the server's resources say of a run: energy, GPU memory, roofline, bottleneck, in the order of their need.
 
-GPUs that ran nothing in any step (gpus.idle_gpus) are in none but that of memory, whose sums are of all.
+Idle GPUs (serving.py) are in none but that of memory, whose sums are of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from analysis import vram
 from analysis.bottleneck import judge_all
 from analysis.energy import step_energy
 from analysis.gpu_facts import gpu_facts
-from analysis.gpus import idle_gpus
 from analysis.model_config import ModelConfig
 from analysis.roofline import roofline
+from analysis.serving import Gpu, counted, idle_gpus, of_kind, only_serving
 
 
 def resources(
@@ -28,16 +29,19 @@ def resources(
 ) -> dict[str, Any]:
     """gpu_facts, vram, bottleneck of the summary; each step gets energy, vram_predicted_bytes, roofline, bottleneck."""
     known = gpu_facts(run_dir)
-    watched = {gpu["uuid"] for step in steps for gpu in step["gpus"]}
-    cards = [card for card in known if card["uuid"] in watched]
-    of_memory = vram.assess(steps, timeline, config, cards)
+
+    def facts(gpus: Callable[[Sequence[Gpu]], Sequence[Gpu]]) -> list[dict[str, Any]]:
+        uuids = {gpu["uuid"] for step in steps for gpu in gpus(step["gpus"])}
+        return [card for card in known if card["uuid"] in uuids]
+
     idle = {gpu["uuid"] for gpu in idle_gpus(steps)}
-    serving = [card for card in cards if card["uuid"] not in idle]
+    of_memory = vram.assess(steps, timeline, config, facts(counted))
+    at_work = [card for card in facts(of_kind) if card["uuid"] not in idle]
     speedup, told = _speedup(manifest), (of_memory or {}).get("server_bytes_per_token")
-    for step in steps:
-        step["energy"] = step_energy(step, idle)
-        step["roofline"] = roofline(step, config, serving, vram.engines(steps), speedup, told)
-    return {"gpu_facts": cards, "vram": of_memory, "bottleneck": judge_all(steps, serving)}
+    for step, serving in zip(steps, only_serving(steps), strict=True):
+        step["energy"] = step_energy(serving)
+        step["roofline"] = roofline(step, config, at_work, vram.engines(steps), speedup, told)
+    return {"gpu_facts": facts(list), "vram": of_memory, "bottleneck": judge_all(steps, at_work)}
 
 
 def _speedup(manifest: dict[str, Any]) -> float:

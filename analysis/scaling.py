@@ -18,6 +18,7 @@ from analysis.operating import Step, usable_steps, working
 from analysis.ranges import UNKNOWN, Range
 from analysis.scalability import SAMPLES, SEED, USL
 from analysis.scaling_losses import LINKS, eaten_by, factors, traffic, utilisations
+from analysis.serving import how_many, only_serving
 from analysis.stats import Floats
 from analysis.tables import Summary
 from analysis.within_slo import largest_load, limits
@@ -94,14 +95,21 @@ def scaling(summaries: Sequence[Summary], asked: Asked) -> dict[str, Any]:
 
 def _look(summary: Summary, place: int, asked: Asked, measure: str) -> _Seen:
     name = summary["run_id"]
+    told, counted_by = _told(summary, asked.cards[place] if asked.cards else None)
+    watched, summary = how_many(summary["steps"]), {**summary, "steps": only_serving(summary["steps"], told or 0)}
+    seen = how_many(summary["steps"])
     steps, left_out = usable_steps(summary)
     if not steps:
         reason = f": {left_out[0]['reason']}" if left_out else ""
         raise RunDirError(f"{name} has no step to tell its peak by{reason}; run it again with steps that succeed")
-    cards, counted_by = _cards(summary, asked.cards[place] if asked.cards else None)
+    cards = told or seen
+    if not cards:
+        raise UsageError(f"{name} does not tell how many cards it had: say so for each run, as --gpus 1,2,4")
     peak = max(steps, key=lambda step: float(step.figures[measure]))
     saturated = _saturated(steps, measure)
     warnings = [entry["reason"] + ": it is left out" for entry in left_out]
+    if not told and watched > seen:
+        warnings.append(f"cards that ran nothing ({watched - seen}) do not count: give --gpus if they should serve")
     if summary["status"] != "complete":
         warnings.append(f"the run is not complete ({summary['status']}): steps may be missing")
     if saturated is None:
@@ -115,29 +123,17 @@ def _look(summary: Summary, place: int, asked: Asked, measure: str) -> _Seen:
         warnings.append("the client was late at its peak: this may be the client's limit; use more workers")
     within = UNKNOWN
     if asked.slo:
-        at = working(steps, peak.figures["unit"])
+        at = working(steps, peak.figures["unit"], summary["steps"])
         _, within = largest_load(at, limits(at, asked.slo, warnings), warnings)
     return _Seen(summary, cards, counted_by, peak, saturated, within, warnings)
 
 
-def _cards(summary: Summary, given: int | None) -> tuple[int, str]:
-    """How many cards a run had, and who says so. Raises UsageError when nobody does."""
+def _told(summary: Summary, given: int | None) -> tuple[int | None, str]:
+    """How many cards a run is told to have had, and who says so: without anybody, those that telemetry tells."""
     if given is not None:
         return given, "given"
     simulator = summary["target"].get("simulator") or {}
-    if "replicas" in simulator:
-        return int(simulator["replicas"]), "simulator"
-    whole = {
-        (g["host"], g["uuid"])
-        for step in summary["steps"]
-        for g in step["gpus"]
-        if g["simulated"] == summary["simulated_gpu"]
-    }
-    if not whole:
-        raise UsageError(
-            f"{summary['run_id']} does not tell how many cards it had: say so for each run, as --gpus 1,2,4"
-        )
-    return len(whole), "telemetry"
+    return (int(simulator["replicas"]), "simulator") if "replicas" in simulator else (None, "telemetry")
 
 
 def _saturated(steps: Sequence[Step], measure: str) -> bool | None:

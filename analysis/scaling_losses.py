@@ -2,7 +2,7 @@
 
     fed        utilisation of the busiest card, times the requests that a card works on where none wait for one
     balance    mean use / that of the most used card: below 1 the others get less
-    clock      mean SM clock: below 1 power or heat
+    clock      mean SM clock, by utilisation: below 1 power or heat
     work       what is left of the efficiency: below 1 a busy card gets less done
 
 Use is utilisation; or how full KV caches are, where they are clearly less even: a card with few requests is busy too.
@@ -87,8 +87,13 @@ def _balance(figures: Figures) -> float | None:
 
 
 def _clock(figures: Figures) -> float | None:
-    clocks = [gpu["sm_mhz"] for gpu in figures["gpus"] if gpu["sm_mhz"]]
-    return float(np.mean(clocks)) if clocks else None
+    """Of the work that is done: a card that does none has a low one."""
+    clocks = [(gpu["sm_mhz"], gpu["util_pct"]) for gpu in figures["gpus"] if gpu["sm_mhz"]]
+    if not clocks:
+        return None
+    utils = [util["mean"] for _, util in clocks if util]
+    weights = utils if len(utils) == len(clocks) and any(utils) else None
+    return float(np.average([mhz for mhz, _ in clocks], weights=weights))
 
 
 def eaten_by(figures: Figures, first: Figures, efficiency: Range, lost: Factors, saturated: bool | None) -> str:

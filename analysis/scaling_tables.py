@@ -136,8 +136,9 @@ METHOD = (
     "run to run is not in them.",
     "Serial share (Karp and Flatt): the share of the work that cannot be divided, were that all that is lost.",
     "fed: utilisation of the busiest card, times the requests that a card works on where none wait for one. balance: "
-    "mean use / that of the most used card, by utilisation or KV usage. clock: mean SM clock. work: what is left, so "
-    "what a busy card gets done. Each is against the run with the fewest cards; their product is the efficiency.",
+    "mean use / that of the most used card, by utilisation or KV usage. clock: mean SM clock, by use. work: what is "
+    "left, so what a busy card gets done. Each is against the run with the fewest cards; their product is the "
+    "efficiency.",
 )
 
 

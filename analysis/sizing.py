@@ -15,6 +15,7 @@ import numpy as np
 from analysis import tables
 from analysis.operating import Step
 from analysis.ranges import UNKNOWN, Figures, Range, over, read
+from analysis.serving import how_many, only_serving
 from loadgen.errors import UsageError
 from loadgen.slo import Objective
 
@@ -35,7 +36,7 @@ _J_OF_A_KWH = 3.6e6
 class Demand:
     """`headroom` is the share of the capacity that ordinary operation leaves free; `spare` replicas come on top.
 
-    `gpus_per_replica` None: the run's GPUs are one replica. `gpu_hour` is a price in any currency.
+    `gpus_per_replica` None: the run's GPUs that serve are one replica. `gpu_hour` is a price in any currency.
     """
 
     target_qps: float
@@ -46,11 +47,6 @@ class Demand:
     gpus_per_replica: int | None = None
 
 
-def gpus_seen(summary: dict[str, Any]) -> int:
-    """The most GPUs that a step had; MIG devices of one GPU are one."""
-    return max((len({(gpu["host"], gpu["uuid"]) for gpu in step["gpus"]}) for step in summary["steps"]), default=0)
-
-
 def replicas(
     summary: dict[str, Any], demand: Demand, qps: Range, warnings: list[str], assumptions: list[str]
 ) -> dict[str, Any]:
@@ -58,7 +54,8 @@ def replicas(
 
     Raises UsageError when the GPUs of a replica do not divide those of the run.
     """
-    seen, each = gpus_seen(summary), demand.gpus_per_replica or gpus_seen(summary) or None
+    seen = how_many(only_serving(summary["steps"]))
+    each = demand.gpus_per_replica or seen or None
     if each and seen % each:
         raise UsageError(
             f"--gpus-per-replica: {each} does not divide the {seen} GPUs of the run: give the number that a replica had"
@@ -71,6 +68,8 @@ def replicas(
         assumptions.append(f"A replica is the run's whole endpoint{own}: give --gpus-per-replica when it had several.")
     elif not seen:
         assumptions.append(f"No GPU was seen in the run: its endpoint is taken to be one replica of {each} GPUs.")
+    if idle := how_many(summary["steps"]) - seen:
+        assumptions.append(f"GPUs that ran nothing in the run ({idle}) are of no replica.")
     if each is None:
         warnings.append("no GPU was seen in the run: GPUs and cost are not known; give --gpus-per-replica")
     assumptions.append(

@@ -21,6 +21,7 @@ from analysis import kv_pool, pileup
 from analysis.intervals import student
 from analysis.model_config import ModelConfig
 from analysis.ranges import UNKNOWN, Figures, Range, over
+from analysis.serving import busy_pct, only_serving
 from analysis.vram_fit import BLOCK_TOKENS, FULL, Fit, fit
 
 # A queue has begun where so much of what is in the engine waits.
@@ -248,5 +249,8 @@ def _doubts(
             f"a token takes {told:,.0f} B by the server's own figures and {computed:,.0f} B by the model's config: the "
             f"server's are used; its cache may have another data type than the config says, or GPUs hold copies"
         )
-    if told and not any(step["gpus"] for step in steps):
+    gpus = [gpu for step in only_serving(steps) for gpu in step["gpus"]]
+    if told and not gpus:
         yield "no GPU was watched: each engine's cache is taken to be on one"
+    elif told and not any(map(busy_pct, gpus)):
+        yield "no GPU is known to have run anything: the cache is taken to be on all with so much memory in use"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from analysis.analyse import summarise
-from analysis.gpus import idle_gpus
 from analysis.host_tables import gpu_table
 from analysis.report.build import build
+from analysis.serving import idle_gpus, only_serving
 from tests.analysis import synthetic as syn
 
 GIB = syn.GIB
@@ -130,6 +130,77 @@ def test_mig_devices_have_entries_of_their_own_and_count_once(run: Path) -> None
     assert [row.split(",")[5] for row in table] == ["gi_id", "3", "4", ""]
 
 
+def facts(run: Path, host: str, *gpus: dict[str, Any]) -> None:
+    """What an agent told of the GPUs at the start."""
+    usual = {"index": 0, "sm_max_mhz": 1980, "dram_peak_b_s": None}
+    told = {"host": host, "simulated": host.startswith("sim"), "gpus": [usual | gpu for gpu in gpus]}
+    (run / "telemetry" / host / "hello.json").write_text(json.dumps(told))
+
+
+def test_of_a_gpu_in_parts_the_memory_is_one_and_the_peaks_are_not_known(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (10, 20), model_config=CONFIG)
+    syn.write_requests(run, [syn.request(k / 10, prompt_tokens=100, seq=k) for k in range(400)])
+    syn.write_table(run, "here", "server", [syn.server(float(t)) for t in range(41)])
+    part = {"util_pct": None, "power_mw": None, "mem_total_b": 10 * GIB, "mem_used_b": 9 * GIB}
+    rows = [
+        row
+        for k in range(205)
+        for row in (
+            syn.gpu(k / 5, util_pct=None, mem_used_b=21 * GIB),
+            *(gpm(k / 5, busy, 0.2) | part | {"gpu_uuid": f"MIG-{n}", "gi_id": n} for n, busy in ((7, 70.0), (8, 0.0))),
+        )
+    ]
+    syn.write_table(run, "here", "gpu_fast", rows)
+    name = "NVIDIA A100-SXM4-80GB"
+    parts = [{"uuid": f"MIG-{n}", "name": f"{name} MIG 1g.10gb", "mem_total_b": 10 * GIB} for n in (7, 8)]
+    facts(run, "here", {"uuid": "GPU-0", "name": name, "mem_total_b": 80 * GIB}, *parts)
+    summary = summarise(run)
+    assert summary["vram"]["limit_bytes"] == 80 * GIB and summary["steps"][0]["roofline"] is None
+    assert summary["steps"][0]["energy"]["power_w"] == 300
+    (told,) = [entry["text"] for entry in summary["caveats"] if entry["code"] == "idle_gpus"]
+    assert told.startswith("GPU 0 MIG 8 of here ran nothing throughout")
+
+
+def test_a_real_gpu_beside_simulated_ones_is_in_no_figure_of_theirs(tmp_path: Path) -> None:
+    """The client's own, on the controller."""
+    run = syn.make(tmp_path / "run", (10, 20), model_config=CONFIG)
+    syn.write_requests(run, [syn.request(k / 10, prompt_tokens=100, seq=k) for k in range(400)])
+    syn.write_table(run, "here", "server", [syn.server(float(t)) for t in range(41)])
+    syn.write_table(run, "here", "gpu_fast", [syn.gpu(k / 5) for k in range(205)])
+    rows = [syn.gpu(k / 5, gpu_uuid="SIM-GPU-0", mem_used_b=20 * GIB) for k in range(205)]
+    syn.write_table(run, "sim-0", "gpu_fast", rows, simulated="true")
+    facts(run, "here", {"uuid": "GPU-0", "name": "NVIDIA H200", "mem_total_b": 141 * GIB})
+    facts(run, "sim-0", {"uuid": "SIM-GPU-0", "name": "L4", "mem_total_b": 24 * GIB})
+    summary = summarise(run)
+    assert summary["vram"]["limit_bytes"] == 24 * GIB
+    assert summary["steps"][0]["roofline"]["peak_flops"] == 121e12
+
+
+def test_a_gpu_that_serves_nothing_holds_none_of_the_cache(tmp_path: Path) -> None:
+    """Another server has filled it: all that it uses is effective."""
+    run = syn.make(tmp_path / "run")
+    syn.write_table(run, "here", "server", [syn.server(float(t)) for t in range(21)])
+    cards = ((0, 60.0, 60), (1, 0.0, 72))
+    rows = [syn.gpu(k / 5, n, util_pct=busy, mem_used_b=used * GIB) for k in range(105) for n, busy, used in cards]
+    syn.write_table(run, "here", "gpu_fast", rows)
+    built = build(run, figures=False)
+    (step,) = built.summary["steps"]
+    assert [gpu["vram_effective_bytes"]["mean"] / GIB for gpu in step["gpus"]] == [30, 72]
+    assert step["gpu_total"]["vram_effective_bytes"] == 102 * GIB
+    header, *lines = (run / "report" / "tables" / "timeline.csv").read_text().splitlines()
+    assert float(lines[10].split(",")[header.split(",").index("vram_effective_b")]) == 102 * GIB
+
+
+def test_a_recording_says_which_gpus_are_left_out(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (), plan={"arrival": "none", "steps": []}, workers=0)
+    rows = [syn.gpu(k / 5, n, util_pct=60.0 * (n == 0)) for k in range(105) for n in (0, 1)]
+    syn.write_table(run, "here", "gpu_fast", rows)
+    summary = summarise(run)
+    assert summary["steps"][0]["energy"]["power_w"] == 300
+    (told,) = [entry["text"] for entry in summary["caveats"] if entry["code"] == "idle_gpus"]
+    assert told.startswith("GPU 1 of here ran nothing throughout")
+
+
 def test_mig_devices_alone_are_the_total(run: Path) -> None:
     rows = [
         syn.gpu(k / 10, gpu_uuid=f"MIG-{n}", gi_id=n, mem_used_b=n * GIB, util_pct=None)
@@ -162,11 +233,8 @@ def test_gpus_that_run_nothing_are_named_and_change_no_figure_of_those_that_serv
     busy = {n: 0.4 if n else 60.0 for n in range(1 + idle)}
     fast = [gpm(k / 5, busy[n], 0.2, gpu_index=n, gpu_uuid=f"GPU-{n}") for k in range(205) for n in busy]
     syn.write_table(run, "here", "gpu_fast", [row | {"util_pct": busy[row["gpu_index"]]} for row in fast])
-    facts = {"name": "NVIDIA H100 80GB HBM3", "mem_total_b": 80 * GIB, "sm_max_mhz": 1980, "dram_peak_b_s": 3.35e12}
-    gpus = [facts | {"index": n, "uuid": f"GPU-{n}"} for n in busy]
-    (run / "telemetry" / "here" / "hello.json").write_text(
-        json.dumps({"host": "here", "simulated": False, "gpus": gpus})
-    )
+    card = {"name": "NVIDIA H100 80GB HBM3", "mem_total_b": 80 * GIB, "dram_peak_b_s": 3.35e12}
+    facts(run, "here", *(card | {"index": n, "uuid": f"GPU-{n}"} for n in busy))
     summary = summarise(run)
     step = summary["steps"][-1]
     assert step["gpu_total"]["power_w"] == 300 * (1 + idle) and step["energy"]["power_w"] == 300
@@ -180,9 +248,32 @@ def test_gpus_that_run_nothing_are_named_and_change_no_figure_of_those_that_serv
 
 
 def test_a_gpu_that_is_busy_in_any_step_serves_and_so_may_one_that_tells_nothing() -> None:
-    def step(*busy: float | None) -> dict[str, Any]:
-        figures = [None if each is None else {"mean": each} for each in busy]
-        return {"gpus": [{"uuid": n, "simulated": False, "util_pct": None, "sm_pct": f} for n, f in enumerate(figures)]}
+    assert [gpu["uuid"] for gpu in idle_gpus([step(50, 1, 0, None), step(90, 30, 2, None)])] == ["GPU-2"]
+    assert idle_gpus([step(0, 0)]) == []
 
-    assert [gpu["uuid"] for gpu in idle_gpus([step(50, 1, 0, None), step(90, 30, 2, None)])] == [2]
-    assert idle_gpus([step(1, 2)]) == []  # a load so light that none is busy tells of none
+
+def step(*busy: float | None, simulated: bool = False) -> dict[str, Any]:
+    """Of GPUs that were so busy, %."""
+    figures = [None if each is None else {"mean": each} for each in busy]
+    usual = {"host": "here", "gi_id": None, "simulated": simulated, "util_pct": None}
+    return {"gpus": [usual | {"uuid": f"GPU-{n}", "index": n, "sm_pct": figure} for n, figure in enumerate(figures)]}
+
+
+def test_under_a_light_load_those_are_idle_that_run_next_to_nothing_of_what_the_busiest_does() -> None:
+    assert idle_gpus([step(2.6, 3.3, 2.9, 3.1)]) == []
+    assert idle_gpus([step(1, 2)]) == []
+    assert [gpu["uuid"] for gpu in idle_gpus([step(2, 2, 0, 0.1)])] == ["GPU-2", "GPU-3"]
+
+
+def test_a_gpu_in_parts_is_one_and_is_idle_when_all_of_them_are() -> None:
+    two = step(None, None)
+    for index, busy in ((0, 70.0), (0, 0.0), (1, 0.0), (1, 0.2)):
+        uuid = f"MIG-{len(two['gpus'])}"
+        two["gpus"].append(two["gpus"][index] | {"uuid": uuid, "gi_id": 7, "sm_pct": {"mean": busy}})
+    assert {gpu["uuid"] for gpu in idle_gpus([two])} == {"GPU-1", "MIG-3", "MIG-4", "MIG-5"}
+    assert [gpu["uuid"] for gpu in only_serving([two])[0]["gpus"]] == ["GPU-0"]
+
+
+def test_real_gpus_beside_simulated_ones_do_not_serve() -> None:
+    both = {"gpus": [*step(90)["gpus"], *step(40, 50, simulated=True)["gpus"]]}
+    assert [gpu["simulated"] for gpu in only_serving([both])[0]["gpus"]] == [True, True]

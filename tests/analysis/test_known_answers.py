@@ -173,7 +173,9 @@ def test_the_knee_of_the_plan(model: Engine, prompt: int, output: int) -> None:
 @pytest.mark.parametrize("users", [4, 32])
 def test_energy_a_token(users: int) -> None:
     model = engine("H100", "8b", "bf16", 64)
-    found = step_energy(drive(model, users, 100, 100, 20).step)
+    step = drive(model, users, 100, 100, 20).step
+    gpu = dict.fromkeys(("util_pct", "vram_used_bytes", "vram_effective_bytes"))
+    found = step_energy(step | {"gpus": [gpu | {"power_w": {"mean": step["gpu_total"]["power_w"]}}]})
     memory_ns = model.decode_ns(0) + users * 150.5 * (model.decode_ns(1) - model.decode_ns(0))
     compute_ns = users / 100 * 100 * model.prefill_ns_per_token
     compute_w, memory_w = model.dynamic_w

@@ -123,6 +123,40 @@ DEEPSEEK_V3 = {
 }
 
 
+JAMBA = {
+    "model_type": "jamba",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "attn_layer_period": 8,
+    "attn_layer_offset": 4,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "tie_word_embeddings": False,
+    "vocab_size": 65536,
+}
+QWEN_NEXT = {
+    "model_type": "qwen3_next",
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "decoder_sparse_step": 1,
+    "full_attention_interval": 4,
+    "vocab_size": 151936,
+}
+
+
 @pytest.mark.parametrize(
     ("fields", "parameters", "kv_bytes"),
     [
@@ -224,6 +258,24 @@ def test_a_window_bounds_what_its_layers_hold() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "kv_bytes", "parameters"),
+    [
+        (JAMBA, 16_384, 51.57e9),
+        (JAMBA | {"attn_layer_offset": 7, "expert_layer_offset": 0}, 16_384, 51.57e9),
+        (QWEN_NEXT, 24_576, 79.67e9),
+    ],
+)
+def test_few_layers_of_a_period_hold_tokens_and_have_experts(
+    fields: dict[str, Any], kv_bytes: int, parameters: float
+) -> None:
+    """The others are taken to have as many parameters as attention has, which is not far off."""
+    config = parse_config(fields)
+    assert (config.kv_bytes_per_token, config.kv_why) == (kv_bytes, None)
+    assert config.parameters == pytest.approx(parameters, rel=0.04)
+    assert config.active_parameters < 0.25 * parameters
+
+
+@pytest.mark.parametrize(
     ("fields", "full", "windowed"),
     [
         (GEMMA_2_9B, 21, 21),
@@ -246,6 +298,8 @@ def test_which_layers_have_the_window(fields: dict[str, Any], full: int, windowe
     ("fields", "why"),
     [
         ({"sliding_window": 4096}, "does not say which layers"),
+        ({"hybrid_override_pattern": "M-M*" * 8}, "has hybrid_override_pattern, by which its layers differ"),
+        ({"num_kv_shared_layers": 8, "layer_types": ["full_attention"] * 32}, "has num_kv_shared_layers"),
         ({"layer_types": ["sliding_attention"] * 32}, "does not say how large"),
         ({"quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "'NVFP4', which is unknown"),
     ],

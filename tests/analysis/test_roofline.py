@@ -148,6 +148,10 @@ def test_an_unknown_card_has_no_peaks() -> None:
     assert peaks("Voodoo 2") is None and peaks(None) is None
 
 
+def test_a_part_of_a_card_has_not_the_peaks_of_the_card() -> None:
+    assert peaks("NVIDIA A100-SXM4-80GB MIG 1g.10gb") is None
+
+
 def test_facts_of_cards_are_read_and_damaged_ones_are_none(tmp_path: Path) -> None:
     for host, text in (
         (

@@ -42,7 +42,9 @@ def step(cards: int, users: int, qps: float, **changes: Any) -> dict[str, Any]:
     utils = changes.pop("utils", [100.0] * cards)
     of_card = {"sm_mhz": 1980.0, "nvlink_bytes_per_s": None, "pcie_bytes_per_s": None} | changes.pop("of_card", {})
     gpus = [
-        {"host": "here", "uuid": f"GPU-{k}", "simulated": False, "util_pct": {"mean": util}} | of_card
+        {"host": "here", "uuid": f"GPU-{k}", "index": k, "gi_id": None, "simulated": False, "sm_pct": None}
+        | {"util_pct": {"mean": util}}
+        | of_card
         for k, util in enumerate(utils)
     ]
     running = min(users, 10.0 * cards)
@@ -112,6 +114,44 @@ def test_links_that_carry_more_for_each_token_are_communication() -> None:
 
 def test_a_lower_clock_is_power_or_heat() -> None:
     assert last(run(1), run(8, each=0.75, of_card={"sm_mhz": 1485.0}))["eaten_by"] == "clock"
+
+
+@pytest.mark.parametrize(
+    ("of_last", "eater"),
+    [
+        ({"each": 0.7, "utils": [100.0, 60.0, 60.0, 60.0]}, "balance"),
+        ({"each": 0.75, "of_card": {"sm_mhz": 1485.0}}, "clock"),
+        ({"each": 0.6}, "work"),
+    ],
+)
+@pytest.mark.parametrize("asked", [None, (1, 2, 4)])
+def test_cards_beside_those_that_serve_change_nothing(
+    of_last: dict[str, Any], eater: str, asked: tuple[int, ...] | None
+) -> None:
+    """One, two and four of the eight cards of a box."""
+    runs = [run(1), run(2), run(4, **of_last)]
+    alone = last(*runs, cards=asked)
+    for cards, each in zip((1, 2, 4), runs, strict=True):
+        for entry in each["steps"]:
+            entry["gpus"] += [idle_card(k) for k in range(cards, 8)]
+    entry = last(*runs, cards=asked)
+    assert entry["eaten_by"] == eater
+    told = ["cards that ran nothing (4) do not count: give --gpus if they should serve"]
+    assert entry == alone | {"warnings": [] if asked else told}
+
+
+def test_a_card_that_should_serve_and_gets_nothing_is_the_balancers_doing() -> None:
+    four = run(4, each=0.75, utils=[100.0, 100.0, 100.0])
+    for entry in four["steps"]:
+        entry["gpus"].append(idle_card(3))
+    entry = last(run(1), four, cards=(1, 4))
+    assert entry["eaten_by"] == "balance" and entry["util_pct"]["least"] == 0
+    assert entry["factors"] == pytest.approx({"fed": 1, "balance": 0.75, "clock": 1, "work": 1})
+
+
+def idle_card(index: int) -> dict[str, Any]:
+    card = step(1, 1, ONE)["gpus"][0]
+    return dict(card) | {"uuid": f"GPU-{index}", "index": index, "util_pct": {"mean": 0.0}, "sm_mhz": 345.0}
 
 
 def test_a_late_client_is_named_and_warned_of() -> None:

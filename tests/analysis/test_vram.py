@@ -166,6 +166,16 @@ def test_a_gpu_in_parts_is_counted_once_and_none_watched_is_one_each() -> None:
     assert "no GPU was watched: each engine's cache is taken to be on one" in found["text"]
 
 
+@pytest.mark.parametrize("busy", [None, {"mean": 0.0, "max": 0.0}])
+def test_a_pool_on_gpus_that_nobody_saw_at_work_is_doubted(busy: dict[str, float] | None) -> None:
+    steps, seconds = spread(2, 20e9)
+    for step in steps:
+        step["gpus"] = [entry | {"util_pct": busy} for entry in step["gpus"][:2]]
+    found = vram.assess(steps, seconds, None, [])
+    assert found is not None and found["pool_bytes"] == 40e9
+    assert "no GPU is known to have run anything: the cache is taken to be on all" in found["text"]
+
+
 def test_the_cache_that_runs_counts_and_not_what_the_config_says() -> None:
     tokens = 655_360.0
     steps, seconds = spread(1, tokens * 65_536, tokens)

@@ -59,7 +59,7 @@ def plan(summary: Summary, demand: Demand) -> Capacity:
         raise RunDirError(
             f"{summary['run_id']} has no step to plan with{reason}; run the scenario with several steps that succeed"
         )
-    at = working(steps, tables.unit_of(summary))
+    at = working(steps, tables.unit_of(summary), summary["steps"])
     warnings = _doubts(summary, at, left_out)
     assumptions = [
         "Throughput and latency follow from the requests in flight, as in the run: same model, settings, prompts and "
@@ -113,7 +113,7 @@ def _doubts(summary: Summary, at: Working, left_out: list[dict[str, Any]]) -> li
         )
     if summary["status"] != "complete":
         warnings.append(f"the run is not complete ({summary['status']}): steps may be missing")
-    warnings += [f"{entry['reason']}: it is left out" for entry in left_out]
+    warnings += [f"{entry['reason']}: it tells no capacity, but can break an objective" for entry in left_out]
     for step in at.steps:
         for caveat in step.figures["caveats"]:
             doubts.setdefault(caveat["code"], []).append((f"{step.level:g}", caveat["text"]))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from analysis.answers import hung
 from analysis.caveat import Caveat, caveat
 from analysis.damage import never_watched
 from analysis.stats import PERCENTILES, minimum_samples
@@ -184,6 +185,13 @@ def _load(step: dict[str, Any], window: Window, manifest: dict[str, Any]) -> Ite
             f"{failed} of {counted} requests failed: they count as infinite in the percentiles",
             "see the outcomes; figures of the survivors are in summary.json as …_ok",
         )
+    if hung(step):
+        yield caveat(
+            "hung",
+            f"{flying:.1f} requests were in flight on average, and none was answered in {step['window_s']:.0f} s: "
+            "every latency counts as infinite",
+            "see why the server does not answer; if it takes so long, make the step several times as long as an answer",
+        )
     if step["cancelled"] > (CANCELLED + _hung_up(manifest)) * step["requests"]:
         yield caveat(
             "many_cancelled",
@@ -240,9 +248,9 @@ def _least_due(asked: float, length_s: float, plan: dict[str, Any]) -> float:
 def _sample(step: dict[str, Any]) -> Iterator[Caveat]:
     counted = step["requests"] - step["cancelled"]
     short = [f"p{p} needs {minimum_samples(p)}" for p in PERCENTILES if counted < minimum_samples(p)]
-    if not counted:
-        yield caveat("no_requests", "no request began in the window: it has no latencies", "make the step longer")
-    elif short:
+    if not counted and not hung(step):
+        yield caveat("no_requests", "no request of the window ended: it has no latencies", "make the step longer")
+    elif counted and short:
         yield caveat(
             "few_requests",
             f"{counted} requests are too few to bound every percentile: {', '.join(short)}",

@@ -40,7 +40,8 @@ class Step(NamedTuple):
 class Working(NamedTuple):
     """The steps by level, and what was made of them: `curve` is None when they are too few.
 
-    `think_s` is Z: the time between an answer and the same user's next request; 0 in the open model.
+    `think_s` is Z: the time between an answer and the same user's next request; 0 in the open model. `apart` are the
+    figures of the run's steps that tell no capacity.
     """
 
     steps: list[Step]
@@ -48,6 +49,7 @@ class Working(NamedTuple):
     think_s: float
     curve: Curve | None
     refused: str | None
+    apart: list[dict[str, Any]]
 
     @property
     def last(self) -> Step:
@@ -80,7 +82,7 @@ def _useless(figures: dict[str, Any]) -> str:
     if figures["level"] <= 0:
         return "has no load"
     if not figures["qps"]:
-        return "has no successful request"
+        return "has no request that succeeded within its window"
     if in_flight is None and figures["unit"] == RATE:
         return "does not tell how many requests were in flight"
     if in_flight is not None and in_flight <= 0:
@@ -90,8 +92,9 @@ def _useless(figures: dict[str, Any]) -> str:
     return ""
 
 
-def working(steps: list[Step], unit: str) -> Working:
-    """The steps with their curve; there is none, and a reason, when they are too few."""
+def working(steps: list[Step], unit: str, every: Sequence[dict[str, Any]] = ()) -> Working:
+    """The steps with their curve; there is none, and a reason, when they are too few. `every`: all of the run."""
+    apart = [figures for figures in every if _useless(figures)]
     if unit == RATE:
         think_s = 0.0
     else:
@@ -99,8 +102,8 @@ def working(steps: list[Step], unit: str) -> Working:
     try:
         curve = scalability.fit(np.array([step.in_flight for step in steps]), np.array([step.qps for step in steps]))
     except ValueError as error:
-        return Working(steps, unit, think_s, None, str(error))
-    return Working(steps, unit, think_s, curve, None)
+        return Working(steps, unit, think_s, None, str(error), apart)
+    return Working(steps, unit, think_s, curve, None, apart)
 
 
 def outlook(at: Working, level: float) -> Outlook | None:

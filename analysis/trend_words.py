@@ -140,6 +140,16 @@ def without_trend(summary: Summary) -> str:
     return "No trend in " + ", ".join(n if k == 1 else f"{n} ({k})" for n, k in quiet.items()) if quiet else ""
 
 
+def quiet_s(summary: Summary) -> float:
+    """For how long each of them had no trend: of the one that was followed for the least time."""
+    longest: dict[tuple[str, str], float] = {}
+    for trend in summary["trends"]:
+        if trend["verdict"] == "none":
+            which = trend["signal"], trend["where"]
+            longest[which] = max(trend["end_s"] - trend["begin_s"], longest.get(which, 0.0))
+    return min(longest.values())
+
+
 def leaks(trends: Sequence[Figures]) -> list[Caveat]:
     """A caveat for each kind of memory that ran short while the load stood still: of the place where it did fastest."""
     found = [

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from analysis import tables, validity
+from analysis.answers import hung
+from analysis.bottleneck import SURE
 from analysis.interval_tables import interval
 from analysis.operating import Working, knee, usable_steps, working
 from analysis.ranges import Range, read
 from analysis.tables import Summary, fine
-from analysis.trend_words import without_trend
+from analysis.trend_words import quiet_s, without_trend
 from analysis.validity import BAD, GOOD, NOTHING_BESIDE, UNKNOWN, WARN, Beside, Line, line
 from analysis.windows import RATE
 from analysis.within_slo import Measured, largest_load, limits, value_of
 from loadgen.errors import UsageError
 from loadgen.slo import Objective
 
-# A bottleneck is told as one with this confidence.
-SURE = 0.5
 # A share of failed requests above it is bad.
 FAILED = 0.01
 # Of a long list of failures this much is quoted.
@@ -51,14 +51,14 @@ def _capacity(summary: Summary) -> Iterator[Line]:
     best = tables.peak(summary)
     steps, left_out = usable_steps(summary)
     if best is None:
-        why = "no request of a step succeeded" if summary["steps"] else "no step reached its level"
+        why = "no request succeeded within the window of its step" if summary["steps"] else "no step reached its level"
         yield line("capacity", BAD if summary["steps"] else UNKNOWN, f"Not known: {why}.", "steps")
         return
     told = f"Peak {fine(best['qps'])} requests/s{_within(best['qps_ci95'])} at {best['level']} {best['unit']}"
     if not steps:
         yield line("capacity", BAD, f"{told}, but {left_out[0]['reason']}: no step tells the capacity.", "steps")
         return
-    at = working(steps, tables.unit_of(summary))
+    at = working(steps, tables.unit_of(summary), summary["steps"])
     seen, found = _knee(at)
     slo = objectives_of(summary)
     if not slo:
@@ -77,14 +77,6 @@ def _knee(at: Working) -> tuple[bool, str]:
     if value.value is None:
         return False, f"its knee was not reached: at {at.last.level:g} {at.unit} more load still brought more"
     return True, f"the knee is at {_level(value.value, at.unit)} {at.unit}{_range(value, at.unit)}"
-
-
-class _Broken(NamedTuple):
-    """The first objective that a step breaks, and its figure there."""
-
-    level: float
-    objective: Objective
-    figure: Measured
 
 
 def _most(at: Working, slo: Sequence[Objective]) -> tuple[str, str]:
@@ -121,9 +113,10 @@ def _bottleneck(summary: Summary) -> Iterator[Line]:
         sure = share >= SURE
         begin = "Nothing binds yet" if sure else "Nothing was seen to bind"
         where = f"up to {last['level']:g} {last['unit']} (confidence {100 * share:.0f} %)"
-        failed = [step["level"] for step in summary["steps"] if _load(step) > _load(last) and step["requests"]]
+        heavier = [step for step in summary["steps"] if _load(step) > _load(last)]
+        failed = [step["level"] for step in heavier if step["requests"] or step["in_flight_mean"]]
         if failed:
-            where += f", but no request succeeded at {validity.levels_text(summary, failed)}"
+            where += f", but no request succeeded within the window at {validity.levels_text(summary, failed)}"
         state = BAD if failed else GOOD if sure else UNKNOWN
         yield line("bottleneck", state, f"{begin} {where}.", "bottleneck")
 
@@ -134,7 +127,6 @@ def _load(step: dict[str, Any]) -> float:
 
 def _slo(summary: Summary) -> Iterator[Line]:
     slo = objectives_of(summary)
-    steps = sorted((step for step in summary["steps"] if step["requests"]), key=lambda step: float(step["level"]))
     if not slo:
         yield line(
             "slo", UNKNOWN, "No objective was given: --slo ttft_p99<1s says up to which level it is met.", "steps"
@@ -142,31 +134,30 @@ def _slo(summary: Summary) -> Iterator[Line]:
         return
     text, unit = ", ".join(map(str, slo)), tables.unit_of(summary)
     met: list[dict[str, Any]] = []
-    broken: _Broken | None = None
-    for step in steps:
-        found = [(objective, value_of(step, objective)) for objective in slo if step["success_pct"] is not None]
-        if not found or any(figure is None for _, figure in found):
-            names = ", ".join(objective.name for objective, figure in found if figure is None) or "any request"
-            yield line("slo", UNKNOWN, f"{text}: at {step['level']} {unit} {names} was not measured.", "steps")
-            return
+    lacking = breaking = ""
+    for step in sorted(summary["steps"], key=_load):
+        found = [(objective, value_of(step, objective)) for objective in slo]
         over = [(o, figure) for o, figure in found if figure is not None and figure.value >= o.limit]
+        names = ", ".join(objective.name for objective, figure in found if figure is None)
         if over:
-            broken = _Broken(step["level"], *over[0])
+            breaking = f"at {step['level']} {unit} {_figure(step, *over[0])}"
             break
-        met.append(step)
-    if broken is None and not met:
-        yield line("slo", UNKNOWN, f"{text}: no step has a request.", "steps")
-    elif broken is None:
-        yield line("slo", GOOD, f"{text}: met at every step, up to {met[-1]['level']} {unit}{_good(met[-1])}.", "steps")
-    else:
-        where = f"met up to {met[-1]['level']} {unit}{_good(met[-1])}" if met else "not met at any step"
-        at = f"at {broken.level:g} {unit} {_figure(broken)}"
-        yield line("slo", WARN if met else BAD, f"{text}: {where}; {at}.", "steps")
+        if names:
+            lacking = lacking or f"at {step['level']} {unit} {names} was not measured"
+        elif not lacking:
+            met.append(step)
+    where = "" if lacking else "not met at any step" if breaking else "no step reached its level"
+    if met:
+        where = "met up to" if lacking or breaking else "met at every step, up to"
+        where += f" {met[-1]['level']} {unit}{_good(met[-1])}"
+    state = (WARN if met else BAD) if breaking else GOOD if met and not lacking else UNKNOWN
+    yield line("slo", state, f"{text}: {'; '.join(filter(None, (where, lacking, breaking)))}.", "steps")
 
 
-def _figure(broken: _Broken) -> str:
-    """A figure beside its limit."""
-    objective, figure = broken.objective, broken.figure
+def _figure(step: dict[str, Any], objective: Objective, figure: Measured) -> str:
+    """A figure that is not below its limit."""
+    if hung(step):
+        return "no request was answered"
     name = f"{objective.metric.upper()} {objective.stat}" if objective.stat else "the error rate"
     within = interval([figure.low, figure.high]) if figure.low != figure.high else None
     if figure.value == float("inf"):
@@ -185,22 +176,26 @@ def _good(step: dict[str, Any]) -> str:
 def _failures(summary: Summary) -> Iterator[Line]:
     counted = sum(step["requests"] - step["cancelled"] for step in summary["steps"])
     failed = sum((Counter(step["errors"]) for step in summary["steps"]), Counter[str]())
-    if not counted:
-        if summary["failures"]:
-            told = sum(kind["requests"] for kind in summary["failures"])
-            text = f"{told} requests of the run failed, most often {_kind(summary['failures'][0])}."
-            yield line("failures", BAD, text, "failures")
-        return
-    if not failed:
-        yield line("failures", GOOD, f"All {counted} requests in the measuring windows succeeded.", "failures")
-        return
-    share, (outcome, most) = sum(failed.values()) / counted, failed.most_common(1)[0]
-    kind = next(
-        (kind for kind in summary["failures"] if kind["outcome"] == outcome), {"outcome": outcome, "error": None}
-    )
-    told = f"{sum(failed.values())} of {counted} requests ({tables.share(share)} %) in the measuring windows failed, "
-    told += f"{'all' if len(failed) == 1 else f'{most} of them'} {_kind(kind)}."
-    yield line("failures", BAD if share > FAILED else WARN, told, "failures")
+    silent = [step["level"] for step in summary["steps"] if hung(step)]
+    told = []
+    if failed:
+        share, (outcome, most) = sum(failed.values()) / counted, failed.most_common(1)[0]
+        kind = next(
+            (kind for kind in summary["failures"] if kind["outcome"] == outcome), {"outcome": outcome, "error": None}
+        )
+        many = f"{sum(failed.values())} of {counted} requests ({tables.share(share)} %) in the measuring windows failed"
+        told.append(f"{many}, {'all' if len(failed) == 1 else f'{most} of them'} {_kind(kind)}")
+    elif counted:
+        told.append(f"All {counted} requests in the measuring windows succeeded")
+    elif summary["failures"]:
+        many = f"{sum(kind['requests'] for kind in summary['failures'])} requests of the run failed"
+        told.append(f"{many}, most often {_kind(summary['failures'][0])}")
+    if silent:
+        told.append(f"{'no' if told else 'No'} request was answered at {validity.levels_text(summary, silent)}")
+    if told:
+        bad = silent or not counted or sum(failed.values()) > FAILED * counted
+        state = BAD if bad else WARN if failed else GOOD
+        yield line("failures", state, f"{'; '.join(told)}.", "failures")
 
 
 def _kind(kind: dict[str, Any]) -> str:
@@ -224,7 +219,7 @@ def _trends(summary: Summary) -> Iterator[Line]:
         more = f", and {len(moving) - 1} more signals change (see there)" if len(moving) > 1 else ""
         yield line("trends", WARN, f"{moving[0]}{more}.", "trends")
     elif quiet:
-        length_s = max(entry["end_s"] - entry["begin_s"] for entry in signals if entry["verdict"] == "none")
+        length_s = quiet_s(summary)
         if length_s < _LONG_S:
             text = f"{quiet} over {length_s:.0f} s: too short to say that nothing leaks or drifts."
             yield line("trends", UNKNOWN, text, "trends")

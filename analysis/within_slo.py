@@ -1,8 +1,8 @@
 """The largest load of a run within its objectives (loadgen/slo.py), with its interval. Pure, no clock.
 
 Measured steps decide: between the last that holds and the first that breaks a figure is taken to grow in proportion of
-logarithms, and both are the ends of the interval. When none breaks, the curve is followed to BEYOND times the last
-level at most, and that is said.
+logarithms, and both are the ends of the interval. A step that tells no capacity (operating.py) can break an objective,
+but holds none. When no step breaks, the curve is followed to BEYOND times the last level at most, and that is said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import tables
-from analysis.operating import Step, Working, in_flight_at, outlook
+from analysis.answers import error_pct, latency_ms
+from analysis.operating import Working, in_flight_at, outlook
 from analysis.ranges import Range
 from loadgen.errors import UsageError
 from loadgen.slo import Objective
@@ -53,15 +54,17 @@ class Measured(NamedTuple):
 
 def value_of(figures: dict[str, Any], objective: Objective) -> Measured | None:
     """An objective's figure of one step; None when it was not measured."""
-    if objective.stat:
-        path: tuple[str, ...] = (f"{objective.metric}_ms", objective.stat)
-        value = tables.as_number(tables.at(figures, path))
-        low, high = interval(figures, path, value)
-    else:
-        success_pct = figures["success_pct"]
-        value = 100 - success_pct
-        low, high = (100 - end for end in reversed(interval(figures, ("success_pct",), success_pct)))
-    return None if math.isnan(value) else Measured(float(figures["level"]), float(value), low, high)
+    level = float(figures["level"])
+    if not objective.stat:
+        failed = error_pct(figures)
+        if failed is None:
+            return None
+        high, low = (100 - end for end in interval(figures, ("success_pct",), 100 - failed))
+        return Measured(level, failed, low, high)
+    value = latency_ms(figures, objective.metric, objective.stat)
+    if value is None:
+        return None
+    return Measured(level, value, *interval(figures, (f"{objective.metric}_ms", objective.stat), value))
 
 
 def interval(figures: dict[str, Any], path: tuple[str, ...], value: float) -> tuple[float, float]:
@@ -81,13 +84,14 @@ def limits(at: Working, slo: Sequence[Objective], warnings: list[str]) -> list[L
 
 def largest_load(at: Working, found: Sequence[Limit], warnings: list[str]) -> tuple[Range, Range]:
     """The largest level and the largest rate of successful requests within all objectives."""
-    first, lowest, last = found[0], at.steps[0], at.last.level
+    first, last = found[0], at.last.level
     if first.level.value is None:
+        lowest = first.level.high or 0.0
         warnings.append(
-            f"{first.objective} does not hold at the lowest step of {lowest.level:g} {at.unit}: no load within the SLO "
+            f"{first.objective} does not hold at the lowest step of {lowest:g} {at.unit}: no load within the SLO "
             "was found; measure lower levels, or loosen the objective"
         )
-        return Range(None, 0.0, lowest.level), Range(None, 0.0, _rate(at, lowest.level, 1))
+        return first.level, Range(None, 0.0, _rate(at, lowest, 1))
     level = Range(
         first.level.value,
         min(limit.level.low or 0.0 for limit in found),
@@ -145,26 +149,25 @@ def _rising(values: Sequence[float]) -> list[float]:
     return [float(np.mean(pool)) for pool in pools for _ in pool]
 
 
-def _measured(steps: Sequence[Step], objective: Objective) -> list[Measured]:
+def measured(at: Working, objective: Objective) -> list[Measured]:
     """An objective's figure over the levels; of several steps of one level the worst. Raises UsageError without any."""
-    worst: dict[float, Measured] = {}
-    for step in steps:
-        figure = value_of(step.figures, objective)
-        if figure and (step.level not in worst or figure.value >= worst[step.level].value):
-            worst[step.level] = figure
-    if not worst:
+    holding = [figure for step in at.steps if (figure := value_of(step.figures, objective))]
+    if not holding:
         raise UsageError(f"--slo: {objective.name} was not measured in this run: name a figure that its report has")
-    return list(worst.values())
+    apart = [figure for figures in at.apart if (figure := value_of(figures, objective))]
+    worst: dict[float, Measured] = {}
+    for figure in (*holding, *(each for each in apart if each.value >= objective.limit)):
+        if figure.level not in worst or figure.value >= worst[figure.level].value:
+            worst[figure.level] = figure
+    return [worst[level] for level in sorted(worst)]
 
 
 def _limit(at: Working, objective: Objective, warnings: list[str]) -> Limit:
     """Its interval is from the last level that surely holds to the first that surely breaks."""
-    points = _measured(at.steps, objective)
+    points = measured(at, objective)
     maybe = next((k for k, point in enumerate(points) if point.high >= objective.limit), None)
     first = next((k for k, point in enumerate(points) if point.value >= objective.limit), None)
     surely = next((k for k, point in enumerate(points) if point.low >= objective.limit), None)
-    if first == 0:
-        return Limit(objective, Range(None, 0.0, points[0].level))
     low = points[-1].level if maybe is None else points[maybe - 1].level if maybe else 0.0
     if first is None:
         return Limit(objective, _beyond(at, points[-1], objective)._replace(low=low), beyond=True)
@@ -174,6 +177,8 @@ def _limit(at: Working, objective: Objective, warnings: list[str]) -> Limit:
             f"{objective} breaks at {points[first].level:g} {at.unit} and holds again at {', '.join(again)}: the lower "
             "level counts; repeat the run to see which is chance"
         )
+    if first == 0:
+        return Limit(objective, Range(None, 0.0, points[0].level))
     value = _crossing(points[first - 1], points[first], objective.limit)
     return Limit(objective, Range(value, min(low, value), None if surely is None else points[surely].level))
 
@@ -193,10 +198,11 @@ def _beyond(at: Working, last: Measured, objective: Objective) -> Range:
     """The level up to BEYOND times the last where the last figure and what the curve adds to the mean reach the limit.
 
     All that is added is taken to be waiting: it counts for TTFT as for E2E. The error rate and the time between tokens
-    have no law: the last level it is, without an upper end.
+    have no law, and above a step that tells no capacity the curve has none: the last level it is, without an upper end.
     """
     now = outlook(at, last.level)
-    if now is None or objective.metric not in _WAITING:
+    ends = any(figures["level"] > last.level for figures in at.apart)
+    if now is None or ends or objective.metric not in _WAITING:
         return Range(last.level, last.level, None)
     reached = {"value": last.level, "low": last.level}
     broken: set[str] = set()

@@ -31,7 +31,7 @@ from analysis.plots.canvas import (
 from analysis.plots.concurrency import SIZE
 from analysis.ranges import read
 from analysis.tables import as_number, gpu_source
-from analysis.within_slo import value_of
+from analysis.within_slo import measured
 from loadgen.slo import Objective
 
 _PLACES = 160
@@ -101,7 +101,7 @@ def objectives(capacity: Capacity) -> Figure:
 
 
 def _objective(axes: Axes, at: Working, objective: Objective, held: dict[str, float | None], source: str) -> None:
-    found = [value for step in at.steps if (value := value_of(step.figures, objective)) is not None]
+    found = measured(at, objective)
     levels = pd.Series([value.level for value in found])
     values = pd.Series([value.value for value in found])
     name = objective.name.replace("_", " ")

@@ -120,7 +120,7 @@ def change_manifest(run: Path, **values: object) -> None:
 CASES: list[tuple[Callable[[Path], None], list[str]]] = [
     (truncated_shard, ["requests/worker-0.arrow", "missing or damaged"]),
     (missing_host, ["missing or damaged: ", "1 of 2 hosts that were watched left nothing"]),
-    (lambda run: None, ["no request began in the window", "No step has a request"]),
+    (lambda run: None, ["no request of the window ended", "No step has a request"]),
     (one_request, ["1 requests are too few to bound every percentile", "Too few requests"]),
     (all_failed, ["all 100 requests failed", "100 of 100 requests (100 %)", "HTTP 503: <b>full</b>"]),
     (unknown_schema, ["missing or damaged: requests/worker-0.arrow"]),

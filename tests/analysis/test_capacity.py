@@ -22,6 +22,11 @@ MOST = SLOTS / (ALONE_S + EACH_S * SLOTS)
 DEMAND = Demand(1000, parse_slo("ttft_p99<1s"), headroom=0.2, spare=1, gpu_hour=3.5)
 
 
+def gpu(index: int, busy: float) -> dict[str, Any]:
+    facts = {"host": "here", "uuid": f"GPU-{index}", "index": index, "gi_id": None, "simulated": False}
+    return facts | {"util_pct": {"mean": busy, "max": busy}, "sm_pct": None}
+
+
 def step(level: float, think_s: float = 0.0, **changes: Any) -> dict[str, Any]:
     """A step of the known server, with 100 tokens an answer on two GPUs of 100 W and 0.5 J a token."""
     in_flight = level
@@ -33,7 +38,7 @@ def step(level: float, think_s: float = 0.0, **changes: Any) -> dict[str, Any]:
     mean_ms = 1000 * in_flight / qps
     wait_ms = mean_ms - 1000 * (ALONE_S + EACH_S * served)
     stats = dict.fromkeys(("p50", "p90", "p95", "p99", "mean"), mean_ms)
-    gpus = [{"host": "here", "uuid": f"GPU-{k}"} for k in range(2)]
+    gpus = [gpu(k, 90.0) for k in range(2)]
     return {
         "level": level,
         "unit": "users",
@@ -162,6 +167,44 @@ def test_failures_break_an_objective_between_the_steps_around_them() -> None:
     assert any("holds again" in warning for warning in made["warnings"])
 
 
+HUNG = {"qps": 0.0, "success_pct": None, "output_tokens_per_s": 0.0, "resident_tokens_mean": None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"success_pct": 50.0, "ttft_ms": {"p99": "inf"}},
+        {"success_pct": 0.0, "qps": 0.0, "ttft_ms": {"p99": None}},
+        HUNG | {"ttft_ms": {"p99": None}},
+    ],
+)
+@pytest.mark.parametrize("slo", ["ttft_p99<1s", "error_rate<2%"])
+def test_a_step_that_tells_no_capacity_breaks_an_objective(changes: dict[str, Any], slo: str) -> None:
+    steps = [step(level) for level in (50, 100, 200)]
+    made = plan(summary([*steps, step(400, **changes)]), replace(DEMAND, slo=parse_slo(slo))).plan
+    assert made["slo_bound_by"] == slo and not made["slo_extrapolated"]
+    assert made["max_level_within_slo"] == pytest.approx(200, rel=0.05) and made["max_level_within_slo_high"] == 400
+    assert made["max_qps_within_slo"] == pytest.approx(steps[-1]["qps"], rel=0.05)
+    assert made["fit"]["steps"] == 3 and any("of 400" in warning for warning in made["warnings"])
+
+
+def test_a_step_that_tells_no_capacity_holds_nothing_and_the_curve_ends_before_it() -> None:
+    steps = [step(level) for level in (50, 100, 200)]
+    made = plan(summary([*steps, step(400, qps=0.0)]), DEMAND).plan
+    assert made["slo_extrapolated"] and made["slo_bound_by"] is None
+    assert made["max_level_within_slo"] == 200 and made["max_level_within_slo_high"] is None
+    assert made["max_qps_within_slo"] == pytest.approx(steps[-1]["qps"])
+
+
+def test_a_lowest_step_that_failed_is_within_no_objective_though_heavier_ones_are() -> None:
+    run = known()
+    run["steps"][0] |= {"success_pct": 50.0}
+    made = plan(run, replace(DEMAND, slo=parse_slo("error_rate<2%"))).plan
+    assert made["max_level_within_slo"] is None and made["max_level_within_slo_high"] == 50
+    warnings = "\n".join(made["warnings"])
+    assert "breaks at 50 users and holds again at 100, 200" in warnings and "lowest step of 50 users" in warnings
+
+
 def test_intervals_of_the_steps_widen_that_of_the_load() -> None:
     run = known()
     run["steps"][4] |= {"ttft_ms_ci95": {"p99": [600.0, 1200.0]}, "qps_ci95": [150.0, 180.0]}
@@ -222,7 +265,7 @@ def test_doubts_of_the_run_become_warnings() -> None:
     ("steps", "demand", "error", "says"),
     [
         ([], DEMAND, RunDirError, "no step to plan with"),
-        ([step(10, qps=0.0)], DEMAND, RunDirError, "no successful request"),
+        ([step(10, qps=0.0)], DEMAND, RunDirError, "no request that succeeded within its window"),
         ([step(10, success_pct=None)], DEMAND, RunDirError, "successful requests"),
         ([step(10) | {"level": 0}], DEMAND, RunDirError, "no load"),
         ([step(10, ttft_ms={"p99": None})], DEMAND, UsageError, "ttft_p99 was not measured"),
@@ -243,6 +286,22 @@ def test_gpus_of_a_replica_divide_what_the_run_held(each: int) -> None:
     assert made["replicas_measured"] == 2 // each
     assert made["replica_max_qps"] == pytest.approx(MOST * each / 2, rel=0.01)
     assert made["gpus"] == each * made["replicas"]
+
+
+def test_gpus_that_ran_nothing_are_in_no_replica() -> None:
+    """Two of eight serve; nor are the parts of one GPU two."""
+    run = known()
+    for entry in run["steps"]:
+        parts = [gpu(0, 90.0) | {"uuid": f"MIG-{part}", "gi_id": part} for part in (1, 2)]
+        entry["gpus"] = [*entry["gpus"], *parts, *(gpu(k, 0.2) for k in range(2, 8))]
+    for each in (None, 1):
+        demand = replace(DEMAND, gpus_per_replica=each)
+        made, alone = plan(run, demand).plan, plan(known(), demand).plan
+        told = made["assumptions"]
+        assert made | {"assumptions": None} == alone | {"assumptions": None}
+        assert [text for text in told if text not in alone["assumptions"]] == [
+            "GPUs that ran nothing in the run (6) are of no replica."
+        ]
 
 
 def test_without_gpus_the_plan_has_replicas_alone() -> None:

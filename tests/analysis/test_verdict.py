@@ -73,6 +73,56 @@ def test_what_was_not_measured_meets_no_objective(tmp_path: Path) -> None:
     assert found["capacity"][0] == "unknown"
 
 
+def test_where_nothing_was_answered_an_objective_breaks_whatever_else_was_not_measured(tmp_path: Path) -> None:
+    run = syn.make(tmp_path / "run", (10, 20, 40), 20.0)
+    plain = {"ttft_ms": None, "token_source": None, "output_events": 0}
+    rows = [syn.request(k / 10, end_s=0.1 + k / 10, **plain) for k in range(200)]
+    rows += [syn.request(20 + k / 10) for k in range(200)]
+    rows += [syn.request(40 + k / 10, None, (), "HTTP_ERROR", end_s=40.1 + k / 10) for k in range(200)]
+    syn.write_requests(run, rows)
+    state, text = of(run, "itl_p99<1s")["slo"]
+    assert (state, text) == (
+        "bad",
+        "itl_p99<1s: at 10 users itl_p99 was not measured; at 40 users ITL p99 is infinite, as failures reach it.",
+    )
+    state, text = of(run, "e2e_p99<1s,itl_p99<1s")["slo"]
+    assert state == "bad" and text.endswith("at 40 users E2E p99 is infinite, as failures reach it.")
+    state, text = of(run, "e2e_p99<150ms,itl_p99<1s")["slo"]
+    assert state == "bad" and "at 20 users E2E p99 is 190 ms" in text
+
+
+def hanging(run: Path, begin_s: float, **changes: Any) -> Path:
+    """10 users are answered, 100 are not: their requests begin at `begin_s` of the step, and its end cuts them."""
+    counts = {"requests": 300, "failures": 0}
+    made = syn.make(run, (10, 100), 20.0, locust=counts, recorded=counts)
+    cut = {"outcome": "CANCELLED", "end_s": 40.0, "prompt_tokens": 8} | changes
+    rows = [syn.request(k / 10, 100, [100] * 9, prompt_tokens=8) for k in range(200)]
+    syn.write_requests(made, rows + [syn.request(20 + begin_s + k / 1000, None, (), **cut) for k in range(100)])
+    syn.write_health(made, [syn.health(float(t)) for t in range(41)])
+    return made
+
+
+@pytest.mark.parametrize("begin_s", [0.0, 5.0])
+def test_a_step_at_which_the_server_hung_is_bad_though_no_request_failed(tmp_path: Path, begin_s: float) -> None:
+    found = of(hanging(tmp_path / "run", begin_s), "ttft_p95<1s,error_rate<2%")
+    at = "no request was answered at 100 users."
+    assert found["failures"] == ("bad", f"All 150 requests in the measuring windows succeeded; {at}")
+    assert found["load"] == ("bad", f"{at[0].upper()}{at[1:]}")
+    assert found["bottleneck"][0] == "bad" and "no request succeeded within the window at 100" in found["bottleneck"][1]
+    assert found["slo"][0] == "warn" and "met up to 10 users" in found["slo"][1]
+    assert found["slo"][1].endswith("at 100 users no request was answered.")
+    assert found["capacity"][0] == "good" and "maybe more" not in found["capacity"][1]
+
+
+def test_answers_longer_than_the_step_are_no_hung_server_but_meet_nothing(tmp_path: Path) -> None:
+    """Their first tokens came, and they were cut before the last."""
+    first = {"first_token_ns": syn.at(25.0), "last_token_ns": syn.at(39.0), "output_tokens": 100, "output_events": 100}
+    found = of(hanging(tmp_path / "run", 0.0, **first), "ttft_p95<1s")
+    assert found["failures"][0] == "good" and found["load"] == ("bad", "No request ended at 100 users.")
+    assert found["slo"][0] == "unknown" and "met up to 10 users" in found["slo"][1]
+    assert found["slo"][1].endswith("at 100 users ttft_p95 was not measured.")
+
+
 def test_what_spoils_a_run_is_bad_and_named(tmp_path: Path) -> None:
     counts = {"locust": {"requests": 300, "failures": 60}, "recorded": {"requests": 200, "failures": 60}}
     run = syn.make(tmp_path / "run", (10, 20), 20.0, **counts)
@@ -119,13 +169,15 @@ def test_what_binds_comes_with_its_evidence_and_the_next_thing_to_try(steady: Pa
     assert binds["text"] == "From 20 users on KV cache binds (confidence 80 %): T. Next: N."
 
 
-def test_a_heavier_step_that_served_nothing_is_no_room(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("outcome", "later_s"), [("HTTP_ERROR", 0.01), ("OK", 45.0)])
+def test_a_heavier_step_that_served_nothing_is_no_room(tmp_path: Path, outcome: str, later_s: float) -> None:
     run = syn.make(tmp_path / "run", (10, 100))
     rows = [syn.request(k / 10, seq=k) for k in range(200)]
-    rows += [syn.request(20 + k / 20, None, (), "HTTP_ERROR", end_s=20.01 + k / 20) for k in range(400)]
+    rows += [syn.request(20 + k / 20, None, (), outcome, end_s=20 + later_s + k / 20) for k in range(400)]
     syn.write_requests(run, rows)
     state, text = of(run)["bottleneck"]
-    assert state == "bad" and "up to 10 users (" in text and text.endswith("but no request succeeded at 100 users.")
+    assert state == "bad" and "up to 10 users (" in text
+    assert text.endswith("but no request succeeded within the window at 100 users.")
 
 
 @pytest.mark.parametrize("table", ["server", "gpu_fast"])
@@ -147,9 +199,16 @@ def test_what_was_watched_is_said_whether_or_not_a_step_was_reached(
 )
 def test_no_trend_is_said_with_how_long_nothing_was_seen(steady: Path, seconds: int, state: str, told: str) -> None:
     summary = summarise(steady)
-    summary["trends"] = [{"signal": "vram_used", "verdict": "none", "begin_s": 5, "end_s": 5 + seconds, "text": ""}]
+    quiet = {"where": "GPU 0", "verdict": "none", "begin_s": 5, "text": ""}
+    summary["trends"] = [
+        quiet | {"signal": "vram_used", "end_s": 5 + seconds},
+        quiet | {"signal": "vram_used", "end_s": 10},
+        quiet | {"signal": "vram_used", "end_s": 5000, "verdict": "unknown"},
+        quiet | {"signal": "waiting", "end_s": 5000},
+    ]
     (found,) = [entry for entry in verdict(summary) if entry["topic"] == "trends"]
-    assert found["state"] == state and "No trend in VRAM over " in found["text"] and told in found["text"]
+    assert found["state"] == state and told in found["text"]
+    assert found["text"].startswith("No trend in VRAM (2), requests waiting over ")
 
 
 def test_locusts_count_agrees_only_where_it_is_there(tmp_path: Path) -> None:

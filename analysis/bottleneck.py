@@ -2,7 +2,7 @@
 
     has throughput stopped growing in proportion? (pileup.growth)   no -> none
     where are the requests that it added?         (pileup.pile_up)  client | outside the engine | its queue | its batch
-    which resource is full there?                 (pressure.marks)  shares of the pile-up are given to classes
+    which resource is full there?                 (pressure.marks)  classes get shares of the pile-up (blame.weigh)
 
 A full resource alone is no bottleneck: a GPU is at 100 % long before it gives all that it can. What was not measured
 lowers the confidence, and is in the evidence.
@@ -11,14 +11,15 @@ lowers the confidence, and is in the evidence.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from analysis import bottleneck_words as words
 from analysis import pileup
+from analysis.blame import weigh
 from analysis.bottleneck_words import NEXT, NOT_MEASURED, row
-from analysis.gpus import idle_gpus
 from analysis.pileup import BEFORE, CLIENT, OUTSIDE, RUNNING, SERVED, WAITING, Growth, PileUp, Step
 from analysis.pressure import Marks, marks
+from analysis.serving import idle_gpus
 
 NONE = "none"
 CLASSES = (
@@ -30,37 +31,20 @@ NEEDED = (
     *("level", "unit", "qps", "qps_ci95", "in_flight_mean", "rate", "ttft_ms_ok", "e2e_ms_ok", "send_lag_ms"),
     *("client_on_time", "client_lag_ms", "client_lag_limit_ms", "worker_cpu_pct", "kernel_stamp_share"),
     *("simulator_late_share", "gpus", "server", "hosts", "roofline"),
-    *("failed_qps", "errors", "service_ms_ok"),
+    *("success_pct", "in_flight_http_error"),
 )
+# What is as sure as this is said, and not only that it may be.
+SURE = 0.5
 # One figure that is missing makes the place it would have told of so much less certain.
 _BLIND = 0.6
 # Without a lighter step nobody knows whether more load brings more.
 _ALONE = 0.45
 # A pile-up of less than this share of what is in flight is none.
 _NO_PILE = 0.1
-# Of a batch while neither the GPU nor a CPU is busy: locks and waits of one process are seen nowhere.
-_UNSEEN_CPU = 0.1
 # A simulator or a client that is late blurs what is between them.
 _LATE = 0.9
 
 Card = dict[str, Any]
-
-
-class _Weights(dict[str, float]):
-    """What each class has of the pile-up."""
-
-    def give(self, name: str, share: float) -> None:
-        self[name] = self.get(name, 0.0) + max(0.0, share)
-
-    def best(self) -> list[str]:
-        return sorted(self, key=lambda name: -self[name])
-
-
-class _Facts(NamedTuple):
-    marks: Marks
-    gpu_bound: float  # how much of a larger batch would be lost on the GPU
-    late_stamps: bool  # the client was late, and its stamps are its own
-    refused: float  # the share of what is not in the engine that HTTP errors were the answer to
 
 
 def judge(step: Step, steps: Sequence[Step], cards: Sequence[Card] = ()) -> dict[str, Any] | None:
@@ -73,28 +57,25 @@ def judge(step: Step, steps: Sequence[Step], cards: Sequence[Card] = ()) -> dict
     grown, piled = pileup.growth(step, lighter), pileup.pile_up(step, lighter)
     found = marks(step, lighter, cards)
     elasticity = pileup.batch_elasticity(step, lighter)
-    late = step["client_on_time"] is False
-    own_stamps = (step["kernel_stamp_share"] or 0.0) < 0.5
-    short, refused = pileup.unanswered(step), pileup.refused(step)
-    stopped = max(_stopped(grown, piled), short)
-    if piled is not None and stopped >= 0.5 and piled.total < _NO_PILE * sum(piled.requests.values()):
-        piled = piled.as_it_is()
-    facts = _Facts(found, _gpu_bound(step, found, elasticity), late and own_stamps, _share_refused(refused, piled))
-    weights = _weigh(piled, facts)
+    stuck = pileup.stuck(step)
+    stopped = max(_stopped(grown, piled), stuck)
+    if piled is not None and piled.total < _NO_PILE * sum(piled.requests.values()):
+        piled = pileup.pile_up(step, ())  # nothing piles up, or the lightest step is past a limit, too
+    weights = weigh(step, piled, found, elasticity)
     order = [name for name in weights.best() if weights[name] > 0]
     seen, missing = _seen(step, piled, found)
-    if stopped < 0.5 or not order:
+    if stopped < SURE or not order:
         verdict, sure, runner_up = NONE, 1 - stopped, order[0] if order else None
     else:
         verdict, sure = order[0], stopped * weights[order[0]]
         rival = order[1] if len(order) > 1 else None
         runner_up = NONE if rival is None or 1 - stopped > stopped * weights[rival] else rival
-    sheds = verdict == "server_queue" and facts.refused >= 0.5
+    sheds = verdict == "server_queue" and 2 * weights.refused >= weights[verdict]
     sure = min(0.99, max(0.05, sure * seen))
-    if not lighter and short < 0.5:
+    if not lighter and stuck < SURE:
         sure = min(_ALONE, sure)
-    evidence = [*words.of_rate(step, short), *words.of_growth(grown, step, lighter), *words.of_failures(step, refused)]
-    evidence += [*words.of_places(piled), *(words.of_idle(piled, found) if stopped >= 0.5 else ())]
+    evidence = [*words.of_rate(step), *words.of_growth(grown, step, lighter), *words.of_failures(step)]
+    evidence += [*words.of_places(piled), *(words.of_idle(piled, found) if stopped >= SURE else ())]
     evidence += words.mark_rows(step, found, elasticity, cards)
     if idle:
         evidence.append(row(NONE, f"{len(idle)} GPUs beside ran nothing in any step, and do not count", 0.0))
@@ -116,156 +97,49 @@ def _alone(step: Step, steps: Sequence[Step]) -> str:
     return words.LIGHTEST if any(other["level"] > step["level"] and other["qps"] for other in steps) else words.ALONE
 
 
-def _share_refused(refused: float, piled: PileUp | None) -> float:
-    """Of the requests that the server does not count as its own."""
-    if piled is None or not refused:
-        return 0.0
-    apart = sum(count for place, count in piled.requests.items() if place not in (CLIENT, WAITING, RUNNING))
-    return min(1.0, refused / apart) if apart > 0 else 0.0
-
-
 def judge_all(steps: list[dict[str, Any]], cards: Sequence[Card] = ()) -> dict[str, Any] | None:
-    """Gives each step its `bottleneck`. What limits the run: the verdict of the lightest step that has one."""
+    """Gives each step its `bottleneck`. What limits the run: that of the lightest step that surely has one.
+
+    Without such a step, of the lightest that may have one: then no heavier one is surely without.
+    """
     for step in steps:
         step["bottleneck"] = judge(step, steps, cards)
-    limited = [step for step in steps if step["bottleneck"] and step["bottleneck"]["verdict"] != NONE]
+    judged = sorted((step for step in steps if step["bottleneck"]), key=lambda step: float(step["level"]))
+    free = max((step["level"] for step in judged if _is_sure(step) and not _is_limited(step)), default=0)
+    limited = [step for step in judged if _is_limited(step) and (_is_sure(step) or step["level"] > free)]
     if not limited:
         return None
-    first = min(limited, key=lambda step: float(step["level"]))
-    found = first["bottleneck"]
+    first = next(filter(_is_sure, limited), limited[0])
+    found, text = first["bottleneck"], first["bottleneck"]["evidence"][0]["text"]
+    if first is not limited[0] and limited[0]["bottleneck"]["verdict"] == found["verdict"]:
+        lightest = ", the lightest step" if limited[0] is judged[0] else ""
+        text += f"; it may be so at {limited[0]['level']:g} {first['unit']} already{lightest}"
     return {
         "level": first["level"],
         "unit": first["unit"],
         "verdict": found["verdict"],
         "confidence": found["confidence"],
-        "text": found["evidence"][0]["text"],
+        "text": text,
         "next": found["next"],
     }
+
+
+def _is_limited(step: Step) -> bool:
+    return bool(step["bottleneck"]["verdict"] != NONE)
+
+
+def _is_sure(step: Step) -> bool:
+    return bool(step["bottleneck"]["confidence"] >= SURE)
 
 
 def _stopped(grown: Growth | None, piled: PileUp | None) -> float:
     """Probability that throughput no longer grows in proportion; without a lighter step, by how much of it queues."""
     if grown is not None:
         return grown.probability
-    if piled is None or not piled.known:
+    if piled is None or WAITING not in piled.requests:
         return 0.0
     served = piled.requests.get(RUNNING, piled.requests.get(SERVED, 0.0))
     return piled.requests[WAITING] / max(piled.requests[WAITING] + served, 1e-9)
-
-
-def _weigh(piled: PileUp | None, facts: _Facts) -> _Weights:
-    weights = _Weights()
-    shares = {SERVED: 1.0} if piled is None else piled.shares
-    for place, share in shares.items():
-        if place not in (CLIENT, WAITING, RUNNING):
-            weights.give("server_queue", share * facts.refused)
-            share *= 1 - facts.refused
-        match place:
-            case pileup.CLIENT:
-                weights.give("client", share)
-            case pileup.OUTSIDE:
-                _outside(weights, share, facts)
-            case pileup.WAITING:
-                _waiting(weights, share, facts)
-            case pileup.RUNNING | pileup.AFTER:
-                _running(weights, share, facts)
-            case _:
-                _somewhere(weights, share, facts)
-    return weights
-
-
-def _outside(weights: _Weights, share: float, facts: _Facts) -> None:
-    """Received or on the way, and not in the engine: what is not the host's CPUs or disks is the network."""
-    if facts.late_stamps:
-        weights.give("client", share)
-        return
-    found = facts.marks
-    weights.give("client", share * found.client_cpu)
-    share *= 1 - found.client_cpu
-    cpu, disks = found.host_cpu, found.io_wait
-    if cpu is None and disks is None:
-        weights.give("network", share / 2)
-        weights.give("host_cpu", share / 2)
-        return
-    full = {"host_cpu": cpu or 0.0, "io_wait": disks or 0.0}
-    if found.blocked is not None:  # both are full at times: which of them is what tasks wait for?
-        full = {"host_cpu": full["host_cpu"] * (1 - found.blocked), "io_wait": full["io_wait"] * found.blocked}
-    either = min(1.0, max(full.values()))
-    total = sum(full.values())
-    for name, mark in full.items():
-        weights.give(name, share * either * mark / total if total else 0.0)
-    weights.give("network", share * (1 - either))
-
-
-def _waiting(weights: _Weights, share: float, facts: _Facts) -> None:
-    """In the engine's queue: for the cache, for a place in the batch, or because the GPU gives no more."""
-    found = facts.marks
-    bound = facts.gpu_bound
-    _or_queue(weights, share * bound, facts)
-    full = max(found.kv or 0.0, found.vram or 0.0)
-    weights.give("kv_capacity", share * (1 - bound) * full)
-    weights.give("server_queue", share * (1 - bound) * (1 - full))
-
-
-def _running(weights: _Weights, share: float, facts: _Facts) -> None:
-    """In the batch: its iterations take longer. While the GPU is not busy, for as much as the host's CPU is full."""
-    busy, cpu = _busy(facts), facts.marks.host_cpu
-    weights.give("host_cpu", share * (1 - busy) * (0.5 if cpu is None else max(cpu, _UNSEEN_CPU)))
-    _on_gpu(weights, share * busy, facts)
-
-
-def _busy(facts: _Facts) -> float:
-    return 1.0 if facts.marks.busy is None else facts.marks.busy
-
-
-def _or_queue(weights: _Weights, share: float, facts: _Facts) -> None:
-    """The GPU's, for as long as it works; while it does not, the engine keeps requests from it."""
-    weights.give("server_queue", share * (1 - _busy(facts)))
-    _on_gpu(weights, share * _busy(facts), facts)
-
-
-def _on_gpu(weights: _Weights, share: float, facts: _Facts) -> None:
-    """By how full the GPU's parts are."""
-    found = facts.marks
-    held_back = found.held_back or 0.0
-    weights.give("power_thermal", share * held_back)
-    rest = share * (1 - held_back)
-    tensor, dram = (found.tensor or 0.0) ** 2, (found.dram or 0.0) ** 2
-    if tensor + dram == 0:
-        tensor = dram = 1.0
-    weights.give("compute", rest * tensor / (tensor + dram))
-    weights.give("memory_bandwidth", rest * dram / (tensor + dram))
-
-
-def _somewhere(weights: _Weights, share: float, facts: _Facts) -> None:
-    """The server does not tell its queue: before the first token, or anywhere in it, the fullest resource it is."""
-    found = facts.marks
-    gpu = max(found.tensor or 0.0, found.dram or 0.0)
-    host = max(found.host_cpu or 0.0, found.io_wait or 0.0)
-    full = max(found.kv or 0.0, found.vram or 0.0)
-    total = gpu + host + full
-    rest = share * max(0.0, 1 - total)
-    scale = share / max(1.0, total)
-    _or_queue(weights, scale * gpu, facts)
-    if host:
-        _outside(weights, scale * host, facts)
-    weights.give("kv_capacity", scale * full)
-    weights.give("server_queue", rest / 2)
-    weights.give("network", rest / 2)
-
-
-def _gpu_bound(step: Step, found: Marks, elasticity: float | None) -> float:
-    """By how throughput went with the batch; where that did not grow, by the tensor cores.
-
-    A preempted request is computed again: what the GPU does for that is the cache's fault, all of it at one a request.
-    """
-    bound = found.tensor or 0.0 if elasticity is None else _between(0.75, 0.25, elasticity)
-    preempted = (step["server"] or {}).get("preemptions_per_s") or 0.0
-    return bound * (1 - min(1.0, float(preempted / step["qps"])))
-
-
-def _between(zero: float, one: float, value: float) -> float:
-    return min(1.0, max(0.0, (value - zero) / (one - zero)))
 
 
 def _seen(step: Step, piled: PileUp | None, found: Marks) -> tuple[float, list[str]]:
@@ -283,6 +157,8 @@ def _seen(step: Step, piled: PileUp | None, found: Marks) -> tuple[float, list[s
         lacks("server", 1.0)
     elif RUNNING not in piled.requests:
         lacks("running", shares.get(SERVED, 0.0))
+    elif WAITING not in piled.requests:
+        lacks("waiting", shares.get(BEFORE, 0.0))
     if found.host_cpu is None and found.io_wait is None:
         lacks("hosts", shares.get(OUTSIDE, 0.0) + shares.get(BEFORE, 0.5 if not shares else 0.0))
     on_gpu = 1 - shares.get(OUTSIDE, 0.0) - shares.get(CLIENT, 0.0) if shares else 1.0

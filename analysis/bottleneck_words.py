@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.pileup import AFTER, BEFORE, CLIENT, KNEE, OUTSIDE, RUNNING, SERVED, WAITING, Growth, PileUp
+from analysis.pileup import (
+    AFTER,
+    BEFORE,
+    CLIENT,
+    KNEE,
+    OUTSIDE,
+    RUNNING,
+    SERVED,
+    WAITING,
+    Growth,
+    PileUp,
+    got_through,
+    stuck,
+)
 from analysis.pressure import Marks, Step, clock_lost, gpu_mean, host_most, kv_usage
 
 NEXT = {
@@ -35,12 +48,16 @@ SHED = (
 NOT_MEASURED = {
     "server": "the server's requests running and waiting (--metrics-url, --metrics-map)",
     "running": "the server's requests running (--metrics-map)",
+    "waiting": "the server's requests waiting (--metrics-map)",
     "hosts": "the server's CPUs and disks (--agents)",
     "gpus": "GPUs (--agents)",
     "gpm": "tensor cores and memory bandwidth of the GPUs (GPM: Hopper and later, or give --model-config)",
     "kv": "use of the KV cache",
     "client": "the client's own delay",
 }
+
+# A share of what is in flight, or of the pile-up, that is worth a line.
+_MUCH = 0.05
 
 
 def row(name: str, text: str, strength: float) -> dict[str, Any]:
@@ -107,7 +124,7 @@ def _host_rows(step: Step, found: Marks) -> Iterator[dict[str, Any]]:
             if value is not None
         ]
         text = f"CPU of the server's host: {', '.join(parts)}"
-        if found.client_cpu:
+        if found.shared_core:
             text += "; its busiest core may be that of the load generator's worker"
         elif found.core_before is not None:
             text += f"; its busiest core was {found.core_before:.0f} % busy at the lightest step, too"
@@ -128,20 +145,19 @@ def _host_rows(step: Step, found: Marks) -> Iterator[dict[str, Any]]:
         yield row("network", f"{sent:.1f} % of the TCP segments were sent again", found.retransmitted)
 
 
-def of_rate(step: Step, short: float) -> Iterator[dict[str, Any]]:
-    """What was due in the open model and got no answer, where that is much."""
-    if short > 0:
+def of_rate(step: Step) -> Iterator[dict[str, Any]]:
+    """What was due in the open model and did not get through, where that is much."""
+    through, sure = got_through(step), stuck(step)
+    if through is not None and sure > 0:
         due = step["rate"]["due"]
-        text = f"{_few(due)} requests/s were due, and {_few(step['qps'])} succeeded: more load brings nothing more"
-        yield row("none", text, short)
+        text = f"{_few(due)} requests/s were due, and {_few(due * through)} got through: more load brings nothing more"
+        yield row("none", text, sure)
 
 
-def of_failures(step: Step, refused: float) -> Iterator[dict[str, Any]]:
-    if refused:
-        text = (
-            f"{_few(refused)} requests in flight were answered by HTTP errors ({_few(step['failed_qps'])} failures/s)"
-        )
-        yield row("server_queue", text, refused / step["in_flight_mean"])
+def of_failures(step: Step) -> Iterator[dict[str, Any]]:
+    refused, flying = step.get("in_flight_http_error"), step["in_flight_mean"]
+    if refused and flying and refused >= _MUCH * flying:
+        yield row("server_queue", f"{_few(refused)} requests in flight were answered by HTTP errors", refused / flying)
 
 
 def of_idle(piled: PileUp | None, found: Marks) -> Iterator[dict[str, Any]]:
@@ -149,7 +165,7 @@ def of_idle(piled: PileUp | None, found: Marks) -> Iterator[dict[str, Any]]:
     if piled is None or found.busy is None or found.host_cpu is None:
         return
     rest = piled.shares.get(RUNNING, 0.0) * (1 - found.busy) * (1 - found.host_cpu)
-    if rest >= 0.05:
+    if rest >= _MUCH:
         text = "neither the GPU nor the host's CPUs are full: what the batch waits for is not known for "
         yield row("none", f"{text}{100 * rest:.0f} % of the pile-up", rest)
 
@@ -170,11 +186,11 @@ def of_growth(grown: Growth | None, step: Step, lighter: Sequence[Step]) -> Iter
 
 
 _PLACES = {
-    CLIENT: "at the client, between two requests",
+    CLIENT: "at the client, and not sent yet",
     OUTSIDE: "outside the engine: on the way, or in the host's front end",
     WAITING: "in the engine's queue",
     RUNNING: "in the engine's batch",
-    BEFORE: "before their first token",
+    BEFORE: "on the way, in a queue, or before their first token",
     AFTER: "after their first token",
     SERVED: "in flight",
 }
@@ -185,7 +201,7 @@ def of_places(piled: PileUp | None) -> Iterator[dict[str, Any]]:
         return
     since = "" if piled.baseline is None else f" beyond what this throughput needed at the step of {piled.baseline:g}"
     for place, share in sorted(piled.shares.items(), key=lambda item: -item[1]):
-        if share >= 0.05:
+        if share >= _MUCH:
             count = _few(piled.requests[place])
             text = f"{count} requests are {_PLACES[place]}: {100 * share:.0f} % of the pile-up{since}"
             yield row(_FOR_PLACE[place], text, share)

@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from loadgen.record import Outcome
-
 Step = Mapping[str, Any]
 
 KNEE = 0.5
@@ -30,10 +28,8 @@ _LIGHTER = 0.8
 _LEAST_MORE = 0.1
 # The error of an elasticity is no less than this: steps differ by more than their own noise.
 _LEAST_ERROR = 0.05
-# The open model: what is answered of what is due, from where it may be chance down to where it is not.
-_ANSWERED, _UNANSWERED = 0.9, 0.8
-# Failures that are so few of all requests are in nobody's way.
-_FEW_FAILED = 0.01
+# The open model: what got through of what was due, from where it may be chance down to where it is not.
+_THROUGH, _STUCK = 0.9, 0.8
 # Of a throughput without an interval.
 _ASSUMED_ERROR = 0.1
 _Z95 = NormalDist().inv_cdf(0.975)
@@ -50,20 +46,16 @@ class Growth(NamedTuple):
 
 
 class PileUp(NamedTuple):
-    """Requests at each place, and the shares of the pile-up that are there. `known`: the server told of its own."""
+    """Requests at each place, and the shares of the pile-up that are there. `known`: the server told of its own.
+
+    `baseline` is the step that told what the places need; None without one.
+    """
 
     requests: dict[str, float]
     shares: dict[str, float]
     total: float
     baseline: float | None
     known: bool
-
-    def as_it_is(self) -> PileUp:
-        """All that is in flight, for a step that piles up no more than the lightest did: both are past a limit."""
-        flying = {place: 0.0 if place == CLIENT else count for place, count in self.requests.items()}
-        total = sum(flying.values())
-        shares = {place: count / total if total > 0 else 0.0 for place, count in flying.items()}
-        return self._replace(shares=shares, total=total, baseline=None)
 
 
 def lighter_than(step: Step, steps: Sequence[Step]) -> list[Step]:
@@ -99,26 +91,24 @@ def _load(step: Step) -> float | None:
 
 def _unsent(step: Step) -> float:
     """Requests of the open model that are due and not sent, by Little's law."""
-    return float((step["send_lag_ms"]["p50"] or 0.0) / 1e3 * (step["qps"] or 0.0))
+    return float((step["send_lag_ms"]["p50"] or 0.0) / 1e3 * step["rate"]["delivered"])
 
 
-def unanswered(step: Step) -> float:
-    """How sure it is, 0 to 1, that the open model got fewer answers than were due; 0 in the closed model."""
-    due = (step["rate"] or {}).get("due")
-    if not due or step["qps"] is None:
-        return 0.0
-    return min(1.0, max(0.0, (_ANSWERED - float(step["qps"] / due)) / (_ANSWERED - _UNANSWERED)))
+def got_through(step: Step) -> float | None:
+    """Of what was due in the open model, the share that was sent, or that succeeded where that is less.
+
+    Not what ended meanwhile: answers that take long end later, all of them. None in the closed model.
+    """
+    if not step["rate"] or not step["rate"]["due"]:
+        return None
+    succeeded = 1.0 if step["success_pct"] is None else step["success_pct"] / 100
+    return float(min(step["rate"]["delivered"] / step["rate"]["due"], succeeded))
 
 
-def refused(step: Step) -> float:
-    """Requests in flight, mean, that an HTTP error was the answer to: by Little's law, what OK requests do not fill."""
-    flying, failed = step["in_flight_mean"], step.get("failed_qps") or 0.0
-    spent_ms = (step.get("service_ms_ok") or {}).get("mean")
-    errors = {name: count for name, count in (step.get("errors") or {}).items() if name != Outcome.DROPPED}
-    if flying is None or spent_ms is None or failed <= _FEW_FAILED * (failed + step["qps"]) or not errors:
-        return 0.0
-    of_http = errors.get(Outcome.HTTP_ERROR, 0) / sum(errors.values())
-    return float(of_http * max(0.0, flying - step["qps"] * spent_ms / 1e3))
+def stuck(step: Step) -> float:
+    """How sure it is, 0 to 1, that less got through than was due in the open model; 0 in the closed model."""
+    through = got_through(step)
+    return 0.0 if through is None else min(1.0, max(0.0, (_THROUGH - through) / (_THROUGH - _STUCK)))
 
 
 def _relative_error(step: Step) -> float:
@@ -144,7 +134,7 @@ def _server(step: Step, name: str) -> float | None:
 
 
 def pile_up(step: Step, lighter: Sequence[Step]) -> PileUp | None:
-    """None when nothing is known of what is in flight."""
+    """Without a lighter step all that is in flight; None when nothing is known of that."""
     now = _places(step)
     if now is None:
         return None
@@ -155,25 +145,32 @@ def pile_up(step: Step, lighter: Sequence[Step]) -> PileUp | None:
     needs = dict.fromkeys(now, 0.0)
     if base is not None and before is not None:
         needs = {place: count * step["qps"] / base["qps"] if step["qps"] else 0.0 for place, count in before.items()}
-    elif CLIENT in now:
+    else:
         needs[CLIENT] = now[CLIENT]  # a user's pause between requests cannot be told from the client's delay
+    if step["rate"]:
+        needs[CLIENT] = 0.0  # there is no pause: what waits at the client was due
     excess = {place: max(0.0, count - needs[place]) for place, count in now.items()}
     total = sum(excess.values())
     shares = {place: count / total if total > 0 else 0.0 for place, count in excess.items()}
-    return PileUp(now, shares, total, None if base is None else base["level"], WAITING in now)
+    known = WAITING in now or RUNNING in now
+    return PileUp(now, shares, total, None if base is None else base["level"], known)
 
 
 def _places(step: Step) -> dict[str, float] | None:
-    """Mean requests at each place; with what the server tells, all or its queue, else the stream, or as one."""
+    """Mean requests at each place; with what the server tells, all, its batch or its queue, else the stream, or as one.
+
+    Where the server does not tell its queue, what is not in its batch is in one place: before it.
+    """
     flying = step["in_flight_mean"]
     if flying is None:
         return None
     at_client = _unsent(step) if step["rate"] else max(0.0, step["level"] - flying)
     running, waiting = _server(step, "running"), _server(step, "waiting")
+    if running is not None and waiting is not None:
+        outside = max(0.0, flying - running - waiting)
+        return {CLIENT: at_client, OUTSIDE: outside, WAITING: waiting, RUNNING: min(running, flying)}
     if running is not None:
-        queued = waiting or 0.0
-        outside = max(0.0, flying - running - queued)
-        return {CLIENT: at_client, OUTSIDE: outside, WAITING: queued, RUNNING: min(running, flying)}
+        return {CLIENT: at_client, BEFORE: max(0.0, flying - running), RUNNING: min(running, flying)}
     if waiting is not None:
         queued = min(waiting, flying)
         return {CLIENT: at_client, WAITING: queued, SERVED: flying - queued}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from analysis.serving import of_kind
+
 Step = Mapping[str, Any]
 
 # Beside a core of the server's host that is this much busier, in %, a worker of the load generator explains nothing.
@@ -48,6 +50,7 @@ _RAMPS = {
 
 class Marks(NamedTuple):
     client_cpu: float  # of a worker that keeps a core of the server's host, or its own, busy
+    shared_core: bool  # the busiest core of the server's host may be that worker's
     host_cpu: float | None
     core_before: float | None  # % of the busiest core at the lightest step, where that was much already
     io_wait: float | None
@@ -77,19 +80,14 @@ def serving_hosts(step: Step) -> list[Mapping[str, Any]]:
     """Those of the server: with GPUs or its process, where any is; real ones beside simulated ones are the client's."""
     simulated = any(host["simulated"] for host in step["hosts"])
     found = [host for host in step["hosts"] if host["simulated"] == simulated]
-    with_gpus = {gpu.get("host") for gpu in serving_gpus(step)}
+    with_gpus = {gpu.get("host") for gpu in of_kind(step["gpus"])}
     return [host for host in found if host.get("server") or host.get("host") in with_gpus] or found
-
-
-def serving_gpus(step: Step) -> list[Mapping[str, Any]]:
-    simulated = any(gpu["simulated"] for gpu in step["gpus"])
-    return [gpu for gpu in step["gpus"] if gpu["simulated"] == simulated]
 
 
 def gpu_mean(step: Step, *path: str) -> float | None:
     """Mean of a figure over the GPUs that have it."""
     found = []
-    for gpu in serving_gpus(step):
+    for gpu in of_kind(step["gpus"]):
         value: Any = gpu
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -115,7 +113,7 @@ def clock_lost(step: Step, cards: Sequence[Mapping[str, Any]]) -> float | None:
     highest = {card["uuid"]: card["sm_max_mhz"] for card in cards}
     lost = [
         1 - gpu["sm_mhz"] / highest[gpu["uuid"]]
-        for gpu in serving_gpus(step)
+        for gpu in of_kind(step["gpus"])
         if gpu["sm_mhz"] is not None and highest.get(gpu["uuid"])
     ]
     return sum(lost) / len(lost) if lost else None
@@ -131,9 +129,10 @@ def kv_usage(step: Step) -> float | None:
 
 def marks(step: Step, lighter: Sequence[Step], cards: Sequence[Mapping[str, Any]]) -> Marks:
     client_cpu, core_before = _client_cpu(step), _core(lighter[0]) if lighter else None
+    shared_core = client_cpu > 0 and not _worker_elsewhere(step)
     host_cpu = _most(
         (
-            _beyond(ramp("core", None if client_cpu else _core(step)), ramp("core", core_before)),
+            _beyond(ramp("core", None if shared_core else _core(step)), ramp("core", core_before)),
             ramp("core", host_most(step, "cpu_pct")),
             ramp("psi_cpu", host_most(step, "psi_cpu_some_pct")),
             ramp("quota", host_most(step, "server", "throttled_pct")),
@@ -155,6 +154,7 @@ def marks(step: Step, lighter: Sequence[Step], cards: Sequence[Mapping[str, Any]
     sm = gpu_mean(step, "sm_pct", "mean")
     return Marks(
         client_cpu=client_cpu,
+        shared_core=shared_core,
         host_cpu=0.0 if host_cpu is None and _core(step) is not None else host_cpu,
         core_before=core_before if ramp("core", core_before) else None,
         io_wait=io_wait,
@@ -185,11 +185,22 @@ def _beyond(now: float | None, before: float | None) -> float | None:
 
 
 def _client_cpu(step: Step) -> float:
-    """Of the busiest worker; 0 where the server's host has a core that is busier than that explains."""
+    """Of the busiest worker; 0 where the server's host has a core that is busier than that explains.
+
+    A worker on another host explains no core of the server's: it counts beyond that.
+    """
     worker, core = step["worker_cpu_pct"], _core(step)
     if worker is None or (core is not None and core > worker + _SAME_CORE):
         return 0.0
-    return ramp("core", worker) or 0.0
+    explained = ramp("core", core) if _worker_elsewhere(step) else None
+    return max(0.0, (ramp("core", worker) or 0.0) - (explained or 0.0))
+
+
+def _worker_elsewhere(step: Step) -> bool:
+    """Whether a host that is watched beside those of the server has a core that is as busy as the worker."""
+    worker, serving = step["worker_cpu_pct"], serving_hosts(step)
+    cores = [host["busiest_cpu_pct"] for host in step["hosts"] if host not in serving]
+    return worker is not None and any(core and core["mean"] >= worker - _SAME_CORE for core in cores)
 
 
 def _kv_before(step: Step, lighter: Sequence[Step]) -> bool:
@@ -199,8 +210,8 @@ def _kv_before(step: Step, lighter: Sequence[Step]) -> bool:
         return False
     server, at_first = step["server"] or {}, lighter[0]["server"] or {}
     put_out = server.get("preemptions_per_s") or at_first.get("preemptions_per_s")
-    queue = _NO_QUEUE * max(1.0, at_first.get("running") or 0.0)
-    return not put_out and (at_first.get("waiting") or 0.0) < queue
+    queue, waiting = _NO_QUEUE * max(1.0, at_first.get("running") or 0.0), at_first.get("waiting")
+    return not put_out and waiting is not None and waiting < queue
 
 
 def _held_back(step: Step, cards: Sequence[Mapping[str, Any]]) -> float | None:
@@ -214,7 +225,7 @@ def _held_back(step: Step, cards: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _vram_pct(step: Step, lighter: Sequence[Step]) -> float | None:
     """Of the fullest card, if its use grew with the load: a pool that is taken at the start is full from the start."""
-    used = [gpu for gpu in serving_gpus(step) if gpu["vram_used_bytes"] and gpu["vram_total_bytes"]]
+    used = [gpu for gpu in of_kind(step["gpus"]) if gpu["vram_used_bytes"] and gpu["vram_total_bytes"]]
     before = gpu_mean(lighter[0], "vram_used_bytes", "mean") if lighter else None
     now = gpu_mean(step, "vram_used_bytes", "mean")
     if not used or before is None or now is None or now < 1.02 * before:

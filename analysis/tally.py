@@ -40,7 +40,7 @@ class Tally:
         self._parts = np.linspace(window.begin_s, window.end_s, RATE_PARTS + 1)
         self._ended = {name: np.zeros(RATE_PARTS) for name in _ENDED}
         self._tokens = np.zeros(RATE_PARTS)
-        self._flying = np.zeros(1)
+        self._flying = np.zeros(2)  # all, and those that an HTTP error was the answer to
         self._resident = Resident(np.zeros(1), np.zeros(1))
         self._sums: Counter[str] = Counter()
         self._gaps: list[Floats] = []
@@ -57,7 +57,8 @@ class Tally:
             return
         self.ramp += in_flight(frame, ramp)
         is_mine, ended = (between(at_s, *self._edges) for at_s in (intended, end))
-        self._flying += np.nan_to_num(in_flight(frame, self._edges))
+        of_http = frame[(frame["outcome"] == Outcome.HTTP_ERROR).to_numpy()]
+        self._flying += np.nan_to_num([in_flight(some, self._edges)[0] for some in (frame, of_http)])
         there = resident(frame, self._edges)
         self._resident = Resident(*(a + np.nan_to_num(b) for a, b in zip(self._resident, there, strict=True)))
         self._tokens += tokens_arrived(requests, self._parts)
@@ -134,7 +135,7 @@ class Tally:
         requests = outcomes.total()
         ok, cancelled = outcomes.pop(Outcome.OK, 0), outcomes.pop(Outcome.CANCELLED, 0)
         counted = requests - cancelled
-        flying = float(self._flying[0]) if window.length_s > 0 else np.nan
+        flying, of_http = self._flying.tolist() if window.length_s > 0 else (np.nan, np.nan)
         has_tokens = not ok or sums["with_tokens"] > 0
         tokens = self._tokens if has_tokens else np.zeros(0)
         return {
@@ -157,6 +158,7 @@ class Tally:
                 "prompt_per_s": self._rate(sums["prompt_tokens_ended"]) if sums["prompts_ended"] else None,
             },
             "in_flight_mean": flying,
+            "in_flight_http_error": of_http,
             "resident_tokens_mean": float(self._resident.mean(prompt)[0]) if window.length_s > 0 else np.nan,
             "little": self._little(flying),
             "itl_share": share(sums["gaps_read"], sums["with_gaps"]),

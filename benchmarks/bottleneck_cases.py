@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 from analysis.analyse import summarise
 from analysis.bottleneck import CLASSES, NEEDED, judge
-from analysis.pressure import serving_hosts
 from benchmarks.bottlenecks_made import CASES, LATER, Case
 from loadgen import conductor
 from loadgen.options import parse_settings
@@ -157,7 +156,7 @@ def _stripped(step: dict[str, Any]) -> dict[str, Any]:
     for name in ("ttft_ms_ok", "e2e_ms_ok"):
         kept[name] = {"mean": step[name]["mean"]}
     kept["gpus"] = [{key: value for key, value in gpu.items() if key not in _UNREAD} for gpu in step["gpus"][:1]]
-    kept["hosts"] = [{key: value for key, value in host.items() if key not in _UNREAD} for host in serving_hosts(step)]
+    kept["hosts"] = [{key: value for key, value in host.items() if key not in _UNREAD} for host in step["hosts"]]
     rounded: dict[str, Any] = json.loads(json.dumps(kept), parse_float=lambda text: float(f"{float(text):.4g}"))
     return rounded
 

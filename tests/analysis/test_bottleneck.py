@@ -151,16 +151,23 @@ def made(
     }
 
 
-def due(rate: float, qps: float = 10.0, **more: Any) -> dict[str, Any]:
+def due(rate: float, qps: float = 10.0, sent: float | None = None, **more: Any) -> dict[str, Any]:
     """Of the open model: 19 requests in flight, as many as may be; the rest is dropped."""
-    rates = {"asked": rate, "due": rate, "delivered": qps}
-    return made(rate, qps, 19, in_flight_mean=19.0, unit="requests/s", rate=rates, **more)
+    rates = {"asked": rate, "due": rate, "delivered": qps if sent is None else sent}
+    return made(rate, qps, 19, **{"in_flight_mean": 19.0, "unit": "requests/s", "rate": rates} | more)
 
 
 CORE, GPUS = {"hosts": [host(100.0)]}, {"gpus": [gpu(vram=79.4)]}
 WATCHED = {"hosts": [host(), host(99.0, "client")]}
 BUSY_WORKER = {"hosts": [host(97.0)], "worker_cpu_pct": 97.0}
-SHEDS = {"failed_qps": 60.0, "errors": {"HTTP_ERROR": 900}, "service_ms_ok": {"mean": 1000.0}}
+SHEDS = {"in_flight_http_error": 30.0}
+CLIENT_BESIDE = {"hosts": [host(100.0), host(96.0, "client")], "worker_cpu_pct": 96.0}
+IN_BATCH = [made(users, qps, qps, server={"running": qps}) for users, qps in ((10, 10.0), (20, 20.0), (80, 20.0))]
+# Answers of 20 s in steps of 30 s: all succeed, and many of them later.
+LONG_ANSWERS = [
+    due(rate, qps, sent=rate, in_flight_mean=flying, success_pct=100.0, gpus=[gpu(90.0, 15.0, 60.0)])
+    for rate, qps, flying in ((1.0, 0.44, 16.8), (4.0, 2.31, 69.6), (10.0, 6.67, 179.2))
+]
 # What was wrong once: the steps, what is said of the last one, and the least and the most confidence.
 MISTAKEN: dict[str, tuple[list[dict[str, Any]], str, float, float]] = {
     "a batch that waits for neither GPU nor CPU": (
@@ -200,6 +207,20 @@ MISTAKEN: dict[str, tuple[list[dict[str, Any]], str, float, float]] = {
         *("host_cpu", 0.9, 1.0),
     ),
     "a server that sheds load": ([made(10, 10, 10), made(40, 10, 10, **SHEDS)], "server_queue", 0.9, 1.0),
+    "few refusals beside a full batch": (
+        [made(10, 10, 10), made(20, 20, 20), made(100, 20, 20, 78.5, in_flight_http_error=1.5)],
+        *("server_queue", 0.9, 1.0),
+    ),
+    "timeouts beside quick refusals": (
+        [made(10, 10, 10), made(40, 10, 10, in_flight_http_error=0.045)],
+        *("network", 0.9, 1.0),
+    ),
+    "answers of the open model that take long": (LONG_ANSWERS, "none", 0.9, 1.0),
+    "a worker beside the server whose host is as busy": (
+        [made(10, 10, 10), made(40, 10, 10, **CLIENT_BESIDE)],
+        *("host_cpu", 0.9, 1.0),
+    ),
+    "a batch that is all that is told": (IN_BATCH, "server_queue", 0.05, 0.3),
     "a queue that is all that is told": (
         [made(10, 10, 10, server={"waiting": 0.0}), made(40, 10, 10, server={"waiting": 30.0})],
         *("server_queue", 0.5, 1.0),
@@ -219,12 +240,16 @@ def test_what_looks_like_another_limit_is_none(name: str) -> None:
     ("name", "told", "following"),
     [
         ("a batch that waits for neither GPU nor CPU", "what the batch waits for is not known", "CPU"),
-        ("dropped requests of the open model", "40 requests/s were due, and 10 succeeded", "bandwidth"),
+        ("dropped requests of the open model", "40 requests/s were due, and 10 got through", "bandwidth"),
         ("a step alone", "no lighter step", "add a lighter and a heavier step"),
         ("a cache that was as full without a queue", "as at the lightest step", "--max-num-seqs"),
         ("a core that polls", "its busiest core was 100 % busy at the lightest step, too", "client beside"),
         ("a worker on the host of the server", "may be that of the load generator's worker", "--workers"),
         ("a server that sheds load", "30 requests in flight were answered by HTTP errors", "refuses requests"),
+        ("few refusals beside a full batch", "78.5 requests are in the engine's queue", "--max-num-seqs"),
+        ("answers of the open model that take long", "120 % of proportional growth", "raise the load"),
+        ("a worker beside the server whose host is as busy", "busiest core 100 %, all CPUs 20 %", "front end"),
+        ("a batch that is all that is told", "not measured: the server's requests waiting (", "--max-num-seqs"),
         ("a queue that is all that is told", "not measured: the server's requests running (", "--max-num-seqs"),
     ],
 )
@@ -240,3 +265,48 @@ def test_the_lightest_of_several_steps_points_to_the_others() -> None:
     steps = MISTAKEN["a cache that fills"][0]
     found = judge(steps[0], steps)
     assert found is not None and found["confidence"] < 0.5 and "heavier steps" in found["next"]
+
+
+def test_of_steps_that_are_all_past_a_limit_the_first_sure_one_tells_it() -> None:
+    steps = [made(users, 20, 20, users - 20, kv=0.97) for users in (64.0, 128.0, 256.0)]
+    found = judge_all(steps)
+    assert found is not None and (found["verdict"], found["level"]) == ("kv_capacity", 128)
+    assert steps[0]["bottleneck"]["confidence"] < 0.5 < found["confidence"]
+    assert found["text"].endswith("it may be so at 64 users already, the lightest step")
+    alone = judge_all(steps[:1])
+    assert alone is not None and alone["level"] == 64 and alone["confidence"] < 0.5
+    assert "already" not in alone["text"]
+
+
+def test_what_may_limit_a_step_does_not_while_a_heavier_one_surely_grows() -> None:
+    for name in ("far-away", "small-items"):
+        steps = [dict(step) for step in CASES[name]["steps"]]
+        assert judge_all(steps, CASES[name]["cards"]) is None
+        assert steps[0]["bottleneck"]["verdict"] != "none"
+
+
+@pytest.mark.parametrize(("waiting", "told"), [(0.0, True), (None, False)])
+def test_that_nobody_waited_for_a_full_cache_is_said_where_it_was_measured(waiting: float | None, told: bool) -> None:
+    steps = [made(users, 10, 10, kv=0.97) for users in (10, 40)]
+    steps[0]["server"]["waiting"] = waiting
+    found = judge(steps[1], steps)
+    assert found is not None
+    assert any("where nobody waited for it" in row["text"] for row in found["evidence"]) == told
+
+
+@pytest.mark.parametrize("heavier", [1, 2])
+def test_a_starved_client_of_the_open_model_is_known_without_a_lighter_step(heavier: int) -> None:
+    """What was due and not sent waits there, and nowhere else."""
+    starved = CASES["worker-by-rate"]["steps"][-1]
+    steps = [
+        starved | {"level": k * starved["level"], "rate": starved["rate"] | {"due": k * starved["rate"]["due"]}}
+        for k in range(1, heavier + 1)
+    ]
+    found = judge_all(steps, CASES["worker-by-rate"]["cards"])
+    assert found is not None and (found["verdict"], found["level"]) == ("client", starved["level"])
+    assert found["confidence"] > 0.7 and "290 requests/s were due, and 215 got through" in found["text"]
+
+
+def test_while_all_that_was_due_gets_through_a_rate_alone_stays_unsure() -> None:
+    found = judge(LONG_ANSWERS[0], LONG_ANSWERS)
+    assert found is not None and found["confidence"] < 0.5

@@ -84,6 +84,7 @@ def test_failures_are_infinite_and_the_survivors_are_beside(tmp_path: Path) -> N
     assert step["errors"] == {"HTTP_ERROR": 4, "TIMEOUT": 2}
     assert step["success_pct"] == pytest.approx(94) and step["failed_qps"] == pytest.approx(6 / 15)
     assert step["attempted_qps"] == pytest.approx(100 / 15) and step["qps"] == pytest.approx(94 / 15)
+    assert step["in_flight_http_error"] == pytest.approx(4 * 0.5 / 15)
     assert "failures" in codes(step)
     headers, rows = step_table(built.summary)
     assert dict(zip(headers, rows[0], strict=True))["TTFT p99 ms"] == "inf"
@@ -488,7 +489,7 @@ STEP = {
     *("kept_every", "loop_stall_ms", "gc_pause_ms", "kernel_stamp_share", "client_on_time"),
     *("qps_ci95", "attempted_qps_ci95", "failed_qps_ci95", "output_tokens_per_s_ci95", "success_pct_ci95"),
     *("warmup_s", "warmup_by", "steady", "steady_why", "drift_pct", "little", "ttft_protocol"),
-    *("vram_predicted_bytes", "roofline", "bottleneck"),
+    *("vram_predicted_bytes", "roofline", "bottleneck", "in_flight_http_error"),
     *("goodput_qps", "goodput_qps_ci95", "good_pct", "tokens", "resident_tokens_mean", "energy"),
 }
 DESCRIBED = {

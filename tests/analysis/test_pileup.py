@@ -50,8 +50,8 @@ def test_the_next_lighter_step_counts_and_doubt_comes_from_the_intervals() -> No
 
 def test_in_the_open_model_load_is_what_is_in_flight() -> None:
     rates = [
-        step(10, 10.0, rate={"asked": 10.0}, in_flight_mean=5.0),
-        step(20, 15.0, rate={"asked": 20.0}, in_flight_mean=100.0),
+        step(10, 10.0, rate={"due": 10.0, "delivered": 10.0}, in_flight_mean=5.0),
+        step(20, 15.0, rate={"due": 20.0, "delivered": 20.0}, in_flight_mean=100.0),
     ]
     found = pileup.growth(rates[1], rates[:1])
     assert found is not None and found.elasticity == pytest.approx(0.5 / 19)
@@ -72,6 +72,15 @@ def test_a_pause_between_requests_is_no_delay_of_the_client() -> None:
     heavy = step(40, 15.0, in_flight_mean=16.0, server={"running": 16.0, "waiting": 0.0})
     found = pileup.pile_up(heavy, [light])
     assert found is not None and found.shares == pytest.approx({CLIENT: 0, OUTSIDE: 0, WAITING: 0, RUNNING: 1})
+
+
+def test_in_the_open_model_what_waits_at_the_client_is_no_pause() -> None:
+    late = {"rate": {"due": 40.0, "delivered": 20.0}, "send_lag_ms": {"p50": 5000.0}, "in_flight_mean": 10.0}
+    steps = [step(rate, 20.0, **late) for rate in (40, 80)]
+    for lighter in ([], steps[:1]):
+        found = pileup.pile_up(steps[1], lighter)
+        assert found is not None and found.requests[CLIENT] == pytest.approx(100)
+        assert found.shares[CLIENT] == pytest.approx(1 if lighter else 100 / 110)
 
 
 def test_without_the_servers_word_the_first_token_divides_the_time() -> None:
@@ -97,22 +106,28 @@ def test_a_queue_alone_is_known_beside_what_is_served() -> None:
     assert found.requests == {CLIENT: 0, WAITING: 30, pileup.SERVED: 10}
 
 
-@pytest.mark.parametrize(("qps", "sure"), [(20.0, 0), (18.5, 0), (17.0, 0.5), (10.0, 1)])
-def test_the_open_model_got_less_than_was_due(qps: float, sure: float) -> None:
-    asked = step(20, qps, rate={"asked": 20.0, "due": 20.0})
-    assert pileup.unanswered(asked) == pytest.approx(sure)
-    assert pileup.unanswered(asked | {"rate": None}) == 0
+def test_a_batch_alone_is_known_beside_all_that_is_not_in_it() -> None:
+    """It may be queued or on the way: the server does not tell."""
+    found = pileup.pile_up(step(80, server={"running": 20.0}), [])
+    assert found is not None and found.known
+    assert found.requests == {CLIENT: 0, pileup.BEFORE: 60, RUNNING: 20}
 
 
-def test_refused_requests_in_flight_are_what_the_answered_ones_do_not_fill() -> None:
-    shed = step(40, 10.0, failed_qps=60.0, errors={"HTTP_ERROR": 900}, service_ms_ok={"mean": 1000.0})
-    assert pileup.refused(shed) == pytest.approx(30)
-    assert pileup.refused(shed | {"errors": {"HTTP_ERROR": 300, "TIMEOUT": 600, "DROPPED": 50}}) == pytest.approx(10)
-    assert pileup.refused(shed | {"failed_qps": 0.05}) == pileup.refused(step(40, 10.0)) == 0
+@pytest.mark.parametrize("qps", [5.0, 20.0])
+@pytest.mark.parametrize(
+    ("delivered", "success_pct", "sure"),
+    [(20.0, 100.0, 0), (18.5, 92.5, 0), (17.0, 100.0, 0.5), (20.0, 85.0, 0.5), (10.0, 50.0, 1), (10.0, None, 1)],
+)
+def test_of_what_was_due_in_the_open_model_less_got_through_whatever_ended_meanwhile(
+    qps: float, delivered: float, success_pct: float | None, sure: float
+) -> None:
+    asked = step(20, qps, rate={"due": 20.0, "delivered": delivered}, success_pct=success_pct)
+    assert pileup.stuck(asked) == pytest.approx(sure)
+    assert pileup.stuck(asked | {"rate": None}) == 0
 
 
-def test_without_a_pile_up_all_that_is_in_flight_counts() -> None:
+def test_without_a_lighter_step_all_that_is_in_flight_counts() -> None:
     steps = [step(users, 10.0, in_flight_mean=19.0, server={"running": 15.0, "waiting": 0.0}) for users in (19, 30)]
-    found = pileup.pile_up(steps[1], steps[:1])
+    found = pileup.pile_up(steps[1], ())
     assert found is not None
-    assert found.as_it_is().shares == pytest.approx({CLIENT: 0, OUTSIDE: 4 / 19, WAITING: 0, RUNNING: 15 / 19})
+    assert found.shares == pytest.approx({CLIENT: 0, OUTSIDE: 4 / 19, WAITING: 0, RUNNING: 15 / 19})

@@ -163,12 +163,14 @@ def measured(at: Working, objective: Objective) -> list[Measured]:
 
 
 def _limit(at: Working, objective: Objective, warnings: list[str]) -> Limit:
-    """Its interval is from the last level that surely holds to the first that surely breaks."""
+    """Its interval is from the last level that surely holds to the first that surely breaks.
+
+    Below a level that surely holds, steps too short to tell do not count: a lighter load is served no worse.
+    """
     points = measured(at, objective)
-    maybe = next((k for k, point in enumerate(points) if point.high >= objective.limit), None)
     first = next((k for k, point in enumerate(points) if point.value >= objective.limit), None)
     surely = next((k for k, point in enumerate(points) if point.low >= objective.limit), None)
-    low = points[-1].level if maybe is None else points[maybe - 1].level if maybe else 0.0
+    low = max((point.level for point in points[:first] if point.high < objective.limit), default=0.0)
     if first is None:
         return Limit(objective, _beyond(at, points[-1], objective)._replace(low=low), beyond=True)
     again = [f"{point.level:g}" for point in points[first:] if point.value < objective.limit]

@@ -65,12 +65,13 @@ def compare(base: RunSet, new: RunSet, gates: Sequence[Gate], allowed: Sequence[
 
 
 def _check_goodput(base: RunSet, new: RunSet, gates: Sequence[Gate]) -> None:
-    """Raises Incomparable where a gate asks for goodput, and it was counted by several objectives."""
-    asked = [str(gate) for gate in gates if gate.figure == GOODPUT]
-    if asked and len(found := _objectives(base, new)) > 1:
+    """Raises Incomparable where a gate asks for goodput of runs by several objectives: an absolute one of NEW alone."""
+    asked = [gate for gate in gates if gate.figure == GOODPUT]
+    of = (base, new) if any(gate.relative for gate in asked) else (new,)
+    if asked and len(found := _objectives(*of)) > 1:
         raise Incomparable(
-            f"slo differs: {' and '.join(found)}: {', '.join(asked)} cannot be judged of goodput by different "
-            "objectives: make the reports with the same ones, loadgen report RUN --slo"
+            f"slo differs: {' and '.join(found)}: {', '.join(map(str, asked))} cannot be judged of goodput by "
+            "different objectives: make the reports with the same ones, loadgen report RUN --slo"
         )
 
 
@@ -111,7 +112,7 @@ def _effect(base: RunSet, new: RunSet, step: str, name: str) -> dict[str, Any]:
     ratio = is_ratio(name)
     before, after = (side_of(sides.steps_of(side, step), name, logarithms=ratio) for side in (base, new))
     estimate = effects.difference(before, after)
-    low, high = estimate.interval() if estimate else (None, None)
+    low, high = effects.interval(estimate)
     if not ratio:
         low, high = bounded(name, (low, high), change=True)
     return {
@@ -124,9 +125,7 @@ def _effect(base: RunSet, new: RunSet, step: str, name: str) -> dict[str, Any]:
         "relative": ratio,
         "change": change(estimate.value if estimate else None, ratio),
         "change_ci95": [change(low, ratio), change(high, ratio)],
-        "p": estimate.p_differs()
-        if estimate and (estimate.infinite is not None or (low, high) != (None, None))
-        else None,
+        "p": effects.p_differs(estimate) if estimate else None,
         "p_adjusted": None,
         "differs": None,
         "direction": _direction(name, estimate.value) if estimate else None,
@@ -150,7 +149,7 @@ def figure_of(side: RunSet, step: str, name: str) -> dict[str, Any]:
 
 def _direction(name: str, value: float) -> str:
     sign = better(name)
-    if value == 0 or not sign:
+    if value == 0 or math.isnan(value) or not sign:
         return "changed"
     return "worse" if (value > 0) == (sign == "<") else "better"
 
@@ -202,10 +201,7 @@ def _notes(base: RunSet, new: RunSet, steps: list[str], indicative: str | None) 
                 notes.append(f"{side.name}, {step}: the client was late {of.format(late)}".rstrip() + _LATE)
             if unsteady:
                 notes.append(f"{side.name}, {step}: no steady state {of.format(unsteady)}".rstrip() + _UNSTEADY)
-    damaged = [run.path.name for side in (base, new) for run in side.runs if run.summary["damage"]]
-    if damaged:
-        notes.append(f"files of {', '.join(damaged)} are damaged: their reports say what was left out")
-    return notes
+    return notes + sides.damaged(run for side in (base, new) for run in side.runs)
 
 
 _LATE = ": its latencies are partly the load generator's own; use more workers, or another machine"

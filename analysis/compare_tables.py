@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.compared import COMPARED
-from analysis.judgement import FAIL, NOT_MEASURED, NOT_SHOWN, PASS
+from analysis.judgement import FAIL, NOT_MEASURED, PASS
 from analysis.plan_tables import between
 from analysis.tables import DASH, as_number, text
 
@@ -67,14 +67,14 @@ def gate_table(comparison: Comparison) -> tuple[list[str], Rows]:
             step["verdict"],
             *(amount(gate["figure"], step[side]) for side in ("base", "new")),
             held(gate, step["value"]),
-            between([held(gate, end) for end in step["value_ci95"]]),
+            between([held(gate, end) for end in step["value_bounds95"]]),
             probability(step["p_adjusted"]),
             _why(step),
         ]
         for gate in comparison["gates"]
         for step in gate["steps"]
     ]
-    return ["gate", "step", "verdict", "BASE", "NEW", "held against limit", "95 %", "p (Holm)", ""], rows
+    return ["gate", "step", "verdict", "BASE", "NEW", "held against limit", "bounds, 95 % each", "p (Holm)", ""], rows
 
 
 def effect_table(comparison: Comparison, whole: bool = False) -> tuple[list[str], Rows]:
@@ -155,12 +155,8 @@ def probability(value: float | None) -> str:
 
 
 def _why(step: dict[str, Any]) -> str:
-    if step["why"]:
-        return str(step["why"])
-    if step["verdict"] != NOT_SHOWN:
-        return ""
     needed = step["runs_needed"]
-    return "the interval holds the limit" + (f"; about {needed} runs a side would decide" if needed else "")
+    return (step["why"] or "") + (f"; about {needed} runs a side would decide" if needed else "")
 
 
 def _failed(gate: dict[str, Any]) -> str:
@@ -172,7 +168,7 @@ def _failed(gate: dict[str, Any]) -> str:
 
 
 def _interval(gate: dict[str, Any], step: dict[str, Any]) -> str:
-    told = between([held(gate, end) for end in step["value_ci95"]])
+    told = between([held(gate, end) for end in step["value_bounds95"]])
     return f" ({told})" if told != DASH else ""
 
 
@@ -182,7 +178,7 @@ def _open(gate: dict[str, Any]) -> str:
         where = "" if len(without) == len(gate["steps"]) else f" at {without[0]['step']}"
         return f"{gate['gate']} cannot be judged{where}: {without[0]['why']}"
     steps = [step for step in gate["steps"] if step["verdict"] != PASS]
-    places = [step["step"] + _interval(gate, step) for step in steps[:_NAMED]]
+    places = [step["step"] + (_interval(gate, step) or f" ({step['why']})") for step in steps[:_NAMED]]
     more = f" and {len(steps) - _NAMED} more steps" if len(steps) > _NAMED else ""
     return f"{gate['gate']} is not shown to hold at {', '.join(places)}{more}"
 

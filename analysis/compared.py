@@ -10,8 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from analysis.answers import error_pct, hung, latency_ms, unanswered
 from analysis.effects import Ends, Side
-from analysis.intervals import LEAST_FOR_PERCENTILE
+from analysis.intervals import LEAST_FOR_PERCENTILE, share_interval
+from analysis.ranks import centre
 from analysis.tables import at, count, fine, gib
 from loadgen.gates import ABSOLUTE_ONLY, FIGURES
 from loadgen.slo import ERROR_RATE, METRICS, STATS
@@ -70,14 +74,13 @@ def better(name: str) -> str:
 
 
 def value_of(step: Step, name: str) -> float | None:
-    """The figure of a step; infinite where failures reach it, None where it was not measured.
-
-    Of requests none of which was answered, every latency is infinite.
-    """
-    value = _number(at(step, COMPARED[name].path))
-    if value is None:
-        return math.inf if _is_latency(name) and step["success_pct"] == 0 else None
-    return 100 - value if name == ERROR_RATE else value
+    """The figure of a step; infinite where failures reach it, None where it was not measured."""
+    if name == ERROR_RATE:
+        return error_pct(step)
+    if _is_latency(name):
+        metric, _, stat = name.rpartition("_")
+        return latency_ms(step, metric, stat)
+    return _number(at(step, COMPARED[name].path))
 
 
 def bounded(name: str, ends: Ends, *, change: bool = False) -> Ends:
@@ -99,7 +102,7 @@ def within_of(step: Step, name: str) -> Ends:
     if found is None:
         found = at(step, (*folder, f"{last}_ci95"))
     low, high = map(_number, found) if isinstance(found, list | tuple) and len(found) == 2 else (None, None)
-    if low is None and high is None:
+    if low is None and high is None and unanswered(step):
         return _of_nothing(step, name)
     if name == ERROR_RATE:
         return (None if high is None else 100 - high), (None if low is None else 100 - low)
@@ -107,17 +110,17 @@ def within_of(step: Step, name: str) -> Ends:
 
 
 def _of_nothing(step: Step, name: str) -> Ends:
-    """Of a step without answers, or without a good one: its rates are 0, and its latencies infinite, for sure.
-
-    Unless there were so few requests that it may be chance.
-    """
-    value = value_of(step, name)
-    none = value == 0 if FIGURES[name].unit == "/s" else _is_latency(name) and step["success_pct"] == 0
-    return (value, value) if none and _judged(step) >= LEAST_FOR_PERCENTILE else (None, None)
+    """Of a step without answers every latency is infinite for sure, unless there were so few requests that it may be
+    chance; and its error rate is as well known as that of as many failures."""
+    requests = _judged(step)
+    if name == ERROR_RATE and (share := share_interval(np.ones(requests))) is not None:
+        return 100 * share[0], 100 * share[1]
+    return (math.inf, math.inf) if _is_latency(name) and requests >= LEAST_FOR_PERCENTILE else (None, None)
 
 
 def _judged(step: Step) -> int:
-    return int(step["requests"] - step["cancelled"])
+    """How many requests tell of a step: those that ended, or were in flight where it hung."""
+    return int(step["in_flight_mean"] if hung(step) else step["requests"] - step["cancelled"])
 
 
 def side_of(steps: Sequence[Step], name: str, *, logarithms: bool) -> Side:
@@ -136,12 +139,12 @@ def side_of(steps: Sequence[Step], name: str, *, logarithms: bool) -> Side:
 
 
 def typical(steps: Sequence[Step], name: str) -> float | None:
-    """One value of a side: the geometric mean of its runs where ratios are compared, else the mean."""
+    """One value of a side: the geometric mean of its runs where ratios are compared, else the mean; see `centre`."""
     values = side_of(steps, name, logarithms=is_ratio(name)).values
     if not values:
         return None
-    mean = sum(values) / len(values)
-    return math.exp(mean) if is_ratio(name) else mean
+    value = centre(values)
+    return math.exp(value) if is_ratio(name) else value
 
 
 def _least_error(steps: Sequence[Step], name: str, known: list[float], *, logarithms: bool) -> float:

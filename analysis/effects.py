@@ -2,7 +2,7 @@
 
     repeats on both sides    Welch's t on run-level figures (the run is the unit of replication)
     one run on a side        the interval within the run, as a standard error to either side (MOVER)
-    infinite in some runs    Fisher's exact test on their number, unless all runs of a side are so for sure
+    infinite in some runs    the order of the runs alone (ranks.py), unless all runs of a side are so for sure
 
 Figures that are compared as a ratio come here as logarithms, so that 0 is minus infinity, others as they are. Pure:
 numbers in, numbers out.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from analysis import ranks
 from analysis.intervals import CONFIDENCE
 
 ALPHA = 1 - CONFIDENCE
@@ -43,55 +44,102 @@ class Side(NamedTuple):
         """The interval of the only run, where there is but one."""
         return self.within[0] if len(self.within) == len(self.values) == 1 else (None, None)
 
-    def surely(self, infinite: float) -> bool:
-        """All runs are infinite, each of them even at that end of its own interval which is less so."""
-        nearer = 0 if infinite > 0 else 1
-        return len(self.within) == len(self.values) and all(ends[nearer] == infinite for ends in self.within)
+    def ends(self, which: int) -> tuple[float, ...]:
+        """The lower (0) or upper (1) end of each run; where it is not known the value, of an infinite one anything."""
+        within = self.within or ((None, None),) * len(self.values)
+        anything = (-math.inf, math.inf)[which]
+        known = zip(self.values, (ends[which] for ends in within), strict=True)
+        return tuple(end if end is not None else value if math.isfinite(value) else anything for value, end in known)
 
 
 class Estimate(NamedTuple):
-    """A difference, its standard errors downwards and upwards, and their degrees of freedom.
-
-    `infinite` is set instead where it has no size, because figures of some runs are infinite: `value` is infinite too,
-    and `infinite` is the probability of as many by chance; 0 where that is certain.
-    """
+    """A difference, its standard errors downwards and upwards, and their degrees of freedom."""
 
     value: float
     below: float
     above: float
     freedom: float
-    infinite: float | None = None
 
     def p_above(self, limit: float) -> float:
         """One-sided p-value against "it is `limit` or less"."""
-        if self.infinite is not None:
-            return self.infinite if self.value > 0 else 1.0
         return _p(self.value - limit, self.below if self.value > limit else self.above, self.freedom)
 
     def p_below(self, limit: float) -> float:
         """One-sided p-value against "it is `limit` or more"."""
-        if self.infinite is not None:
-            return self.infinite if self.value < 0 else 1.0
         return _p(limit - self.value, self.above if self.value < limit else self.below, self.freedom)
 
-    def p_differs(self) -> float:
-        return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0)))
-
-    def interval(self) -> Ends:
-        """At 95 %, two-sided; None for an end that is not known."""
-        if self.infinite is not None:
-            return None, None
-        quantile = student_quantile(self.freedom)
+    def interval(self, tail: float = ALPHA / 2) -> Ends:
+        """At 95 %, two-sided, or with another probability beyond each end; None for an end that is not known."""
+        quantile = student_quantile(self.freedom, tail)
         low, high = self.value - quantile * self.below, self.value + quantile * self.above
         return low if math.isfinite(low) else None, high if math.isfinite(high) else None
 
 
-def difference(base: Side, new: Side) -> Estimate | None:
-    """NEW less BASE. None where nothing can be said: there are no figures, or as many are infinite on both sides."""
-    if not base.values or not new.values:
+class Ranked(NamedTuple):
+    """A difference of sides of which some runs are infinite: their order is known, and not how far they are apart.
+
+    All runs of a side infinite, and those of the other beyond what their intervals hold: that is certain, p is 0.
+    """
+
+    base: Side
+    new: Side
+
+    @property
+    def value(self) -> float:
+        """Of the medians, where one is infinite; NaN where both are."""
+        return ranks.centre(self.new.values) - ranks.centre(self.base.values)
+
+    def p_above(self, limit: float) -> float:
+        one_way = set(self.new.values) == {math.inf} or set(self.base.values) == {-math.inf}
+        if one_way and min(self.new.ends(0)) > max(self.base.ends(1)) + limit:
+            return 0.0
+        return ranks.smirnov_p([value + limit for value in self.base.values], self.new.values)
+
+    def p_below(self, limit: float) -> float:
+        return Ranked(self.new, self.base).p_above(-limit)
+
+
+class Level(NamedTuple):
+    """A side by itself of which some runs are infinite: how many lie beyond a limit; surely all of them: p is 0."""
+
+    new: Side
+
+    @property
+    def value(self) -> float:
+        return ranks.centre(self.new.values)
+
+    def p_above(self, limit: float) -> float:
+        if min(self.new.ends(0)) > limit:
+            return 0.0
+        return ranks.sign_p(sum(value > limit for value in self.new.values), len(self.new.values))
+
+    def p_below(self, limit: float) -> float:
+        return ranks.sign_p(sum(value < limit for value in self.new.values), len(self.new.values))
+
+
+# What may be held against a limit.
+Found = Estimate | Ranked | Level
+
+
+def p_differs(found: Estimate | Ranked) -> float | None:
+    """Two-sided; None where no end of an interval is known."""
+    if isinstance(found, Estimate) and found.interval() == (None, None):
         return None
-    if infinite := {value for value in base.values + new.values if math.isinf(value)}:
-        return _infinite(base, new, infinite.pop()) if len(infinite) == 1 else None
+    return min(1.0, 2 * min(found.p_above(0.0), found.p_below(0.0)))
+
+
+def interval(found: Found | None, tail: float = ALPHA / 2) -> Ends:
+    """That of an estimate; where the order alone is known there is none."""
+    return found.interval(tail) if isinstance(found, Estimate) else (None, None)
+
+
+def difference(base: Side, new: Side) -> Estimate | Ranked | None:
+    """NEW less BASE. None where nothing can be said: there are no figures, or all are infinite alike."""
+    values = {*base.values, *new.values}
+    if not base.values or not new.values or values in ({math.inf}, {-math.inf}):
+        return None
+    if not all(map(math.isfinite, values)):
+        return Ranked(base, new)
     if min(len(base.values), len(new.values)) > 1:
         return welch(np.array(base.values), np.array(new.values), (base.least_error, new.least_error))
     (b, b_below, b_above, b_freedom), (n, n_below, n_above, n_freedom) = _alone(base), _alone(new)
@@ -104,15 +152,11 @@ def mean_interval(side: Side) -> Ends:
     return Estimate(*_alone(side)).interval()
 
 
-def level(new: Side, limit: float) -> Estimate | None:
-    """NEW's own figure, to be held against `limit`; infinite in some runs, a sign test does that. None without any."""
+def level(new: Side) -> Estimate | Level | None:
+    """NEW's own figure, to be held against a limit. None without any."""
     if not new.values:
         return None
-    if math.inf not in new.values:
-        return Estimate(*_alone(new))
-    runs, beyond = len(new.values), sum(value > limit for value in new.values)
-    p = sum(math.comb(runs, k) for k in range(beyond, runs + 1)) / 2**runs
-    return Estimate(math.inf, 0.0, 0.0, 1.0, 0.0 if new.surely(math.inf) else p)
+    return Estimate(*_alone(new)) if all(map(math.isfinite, new.values)) else Level(new)
 
 
 def welch(base: Floats, new: Floats, least_errors: tuple[float, float] = (0.0, 0.0)) -> Estimate:
@@ -153,12 +197,12 @@ def _mass(begin: Floats, freedom: Floats) -> Floats:
 
 
 @cache
-def student_quantile(freedom: float) -> float:
-    """What |T| exceeds with 5 %, by bisection."""
-    low, high = 1.0, 20.0
+def student_quantile(freedom: float, tail: float = ALPHA / 2) -> float:
+    """What T exceeds with this probability, by bisection."""
+    low, high = 0.0, 20.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if t_tail(middle, freedom) > ALPHA / 2 else (low, middle)
+        low, high = (middle, high) if t_tail(middle, freedom) > tail else (low, middle)
     return high
 
 
@@ -182,22 +226,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
         lowest = min(lowest, p_values[index] * len(p_values) / (len(p_values) - place))
         adjusted[index] = lowest
     return [float(p) for p in adjusted]
-
-
-def _infinite(base: Side, new: Side, infinite: float) -> Estimate | None:
-    """Fisher's exact test, one-sided, on how many runs of a side are infinite; None where the shares are equal.
-
-    All runs of one side surely so and none of the other is no matter of counting runs: that is certain.
-    """
-    shares = [side.values.count(infinite) / len(side.values) for side in (base, new)]
-    if shares[0] == shares[1]:
-        return None
-    more, less = (new, base) if shares[1] > shares[0] else (base, new)
-    mine, size = more.values.count(infinite), len(more.values)
-    others, whole = less.values.count(infinite), len(more.values) + len(less.values)
-    ways = sum(math.comb(size, k) * math.comb(whole - size, mine + others - k) for k in range(mine, mine + others + 1))
-    p = 0.0 if not others and more.surely(infinite) else ways / math.comb(whole, mine + others)
-    return Estimate(infinite if more is new else -infinite, 0.0, 0.0, 1.0, p)
 
 
 def _alone(side: Side) -> tuple[float, float, float, float]:

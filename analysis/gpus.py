@@ -16,8 +16,7 @@ import pandas as pd
 
 from analysis.join import Telemetry, devices
 from analysis.overlap import MAX_BLUR, MIN_COVERAGE, Spans, around, between, mean, quality, rate, within
-from analysis.serving import RAN, Gpu
-from analysis.serving import idle_gpus
+from analysis.serving import RAN, Gpu, idle_gpus
 from analysis.stats import Floats
 from analysis.windows import Window
 

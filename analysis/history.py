@@ -1,7 +1,8 @@
 """The runs of a label over time: a point a run, or a group of repeats, each figure at one step, and whether it trends.
 
 Two points of repeats are compared as two sides of a comparison are. A run alone does not tell how much runs differ
-among themselves: there the error is made of how far neighbouring points are apart, and with few points there is none.
+among themselves: there the error is made of how far neighbouring points are apart, by their median absolute deviation,
+which a few odd points do not change; with few points there is none.
 Over all points a trend is Kendall's test on their order: five points are the fewest that can show one. No clock.
 """
 
@@ -20,11 +21,13 @@ import numpy as np
 from analysis import effects
 from analysis.compare import GOODPUT, figure_of
 from analysis.compared import COMPARED, bounded, is_ratio, side_of, value_of
-from analysis.effects import ALPHA, Estimate, Side
+from analysis.effects import ALPHA, Estimate, Ranked, Side
 from analysis.environment import differences
 from analysis.judgement import change
+from analysis.ranks import centre
 from analysis.report.saved import summary_of
-from analysis.sides import Member, RunSet, differing, group_of, levels, manifests, objectives, steps_of
+from analysis.runs import DAMAGED, RunRow, list_runs
+from analysis.sides import Member, RunSet, damaged, differing, group_of, levels, manifests, objectives, steps_of
 from analysis.slopes import score_variance
 from loadgen import rundir
 from loadgen.errors import UsageError
@@ -33,6 +36,8 @@ from loadgen.errors import UsageError
 SCHEMA = 1
 # The fewest points whose differences tell how much points of one run differ among themselves.
 LEAST_POINTS = 6
+# The median absolute deviation by this is the standard deviation of a normal distribution.
+_NORMAL_MAD = 1.4826
 # From so many points on Kendall's test takes S for normal; with fewer it is exact.
 NORMAL_FROM = 30
 
@@ -43,7 +48,8 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
     """For JSON: every point with its figures at `step` ("100 users"), trends.
 
     `pattern` is a label, or one with * and ?. Complete runs count; of these the ones that are comparable to the last,
-    and have the step: by default that of the last point which most points have, of several the highest.
+    and have the step: by default that of the last point which most points have, of several the highest. Those whose
+    requests or steps are damaged are left out.
 
     Raises UsageError when no run fits, or none has the step.
     """
@@ -51,11 +57,15 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
     members = [
         Member(path, manifest, summary_of(path)) for path, manifest in found if manifest["status"] == rundir.COMPLETE
     ]
-    members = [member for member in members if any(one["level"] for one in member.summary["steps"])]
-    if not members:
-        raise UsageError(f"no complete run in {runs_dir} has the label {pattern!r}: see loadgen runs, or --runs-dir")
-    points = _points(members)
-    reasons: dict[str, str] = {point.name: differing(point.runs[0], points[-1].runs[0]) for point in points}
+    reasons = {row.run_id: f"its label is not known: {row.problem}" for row in _unreadable(runs_dir)}
+    reasons |= {member.path.name: why for member in members if (why := _useless(member))}
+    points = _points(member for member in members if member.path.name not in reasons)
+    if not points:
+        lost = "".join(f"\n{name}: {why}" for name, why in reasons.items())
+        raise UsageError(
+            f"no complete run in {runs_dir} has the label {pattern!r}: see loadgen runs, or --runs-dir{lost}"
+        )
+    reasons |= {point.name: differing(point.runs[0], points[-1].runs[0]) for point in points}
     comparable = [point for point in points if not reasons[point.name]]
     at = _step(comparable, step)
     reasons |= {point.name: f"it has no step of {at}" for point in comparable if at not in _steps(point)}
@@ -83,9 +93,22 @@ def history(pattern: str, runs_dir: Path, step: str | None) -> History:
         "simulated_gpu": any(bool(member.summary["simulated_gpu"]) for point in kept for member in point.runs),
         "points": entries,
         "indicative": _why_indicative(kept),
+        "notes": damaged(member for point in kept for member in point.runs),
         "trends": _trends(sides),
         "left_out": [{"name": name, "why": why} for name, why in reasons.items() if why],
     }
+
+
+def _unreadable(runs_dir: Path) -> list[RunRow]:
+    return [row for row in list_runs(runs_dir) if row.status == DAMAGED]
+
+
+def _useless(member: Member) -> str | None:
+    """Why a run has no figures to show: records of its requests are lost, or its steps are."""
+    for finding in member.summary["damage"]:
+        if finding["file"].partition("/")[0] in (rundir.REQUESTS, rundir.STEPS):
+            return f"{finding['file']}: {finding['text']}"
+    return None if any(one["level"] for one in member.summary["steps"]) else "it has no step with a load"
 
 
 def _points(members: Iterable[Member]) -> list[RunSet]:
@@ -140,47 +163,35 @@ def _change(sides: Sequence[Side], before: int, after: int, name: str) -> dict[s
         return {"change": None, "change_ci95": [None, None], "p": None}
     sure = change_between(sides, before, after)
     ratio = is_ratio(name)
-    ends = sure.interval() if sure else (None, None)
+    ends = effects.interval(sure)
     if not ratio:
         ends = bounded(name, ends, change=True)
-    known = sure is not None and (sure.infinite is not None or ends != (None, None))
     return {
         "change": change(estimate.value, ratio),
         "change_ci95": [change(end, ratio) for end in ends],
-        "p": sure.p_differs() if sure and known else None,
+        "p": effects.p_differs(sure) if sure else None,
     }
 
 
-def change_between(sides: Sequence[Side], before: int, after: int) -> Estimate | None:
+def change_between(sides: Sequence[Side], before: int, after: int) -> Estimate | Ranked | None:
     """One point's figure less another's, with an error that has what differs from run to run in it.
 
-    None where that is not known: a point is a single run, and there are too few points, or a figure is infinite.
+    None where that is not known: a point is a single run, and there are too few points.
     """
     found = effects.difference(sides[before], sides[after])
-    if found is None or min(len(sides[place].values) for place in (before, after)) > 1:
-        return found
-    known = [place for place, side in enumerate(sides) if side.values and all(map(math.isfinite, side.values))]
-    if found.infinite is not None or len(known) < LEAST_POINTS:
-        return None
-    # Each difference of neighbours but the one in question, in standard errors of its own; a steady drift is no noise.
-    apart = np.array(
-        [
-            (_mean(sides[b]) - _mean(sides[a])) / _of_runs(sides[a], sides[b])
-            for a, b in pairwise(known)
-            if (a, b) != (before, after)
-        ]
-    )
     one, other = sides[before], sides[after]
-    spread = float(apart.std(ddof=1)) * _of_runs(one, other)
+    if not isinstance(found, Estimate) or min(len(one.values), len(other.values)) > 1:
+        return found
+    known = [side for side in sides if side.values and all(map(math.isfinite, side.values))]
+    if len(known) < LEAST_POINTS:
+        return None
+    # Differences of neighbours in standard errors of their own; about their median, for a steady drift is no noise.
+    apart = np.array([(centre(b.values) - centre(a.values)) / _of_runs(a, b) for a, b in pairwise(known)])
+    spread = _NORMAL_MAD * float(np.median(abs(apart - np.median(apart)))) * _of_runs(one, other)
     error = max(spread, math.hypot(one.least_error, other.least_error))
     below, above = (max(error, within) if math.isfinite(within) else error for within in (found.below, found.above))
-    free = apart.size - 1  # as many as squares of differences are worth, of which each shares a point with the next
-    freedom = free * free / (1.5 * free - 0.5)
+    freedom = apart.size / 2 - 0.25  # by simulation: from six points on 5 % and 1 % are no less than false alarms are
     return Estimate(found.value, below, above, freedom) if min(below, above) > 0 else None
-
-
-def _mean(side: Side) -> float:
-    return math.fsum(side.values) / len(side.values)
 
 
 def _of_runs(one: Side, other: Side) -> float:
@@ -209,7 +220,7 @@ def _trends(sides: dict[str, list[Side]]) -> list[dict[str, Any]]:
 
 def _trend(name: str, known: Sequence[Side]) -> dict[str, Any]:
     """Of a figure over all points that have it: Kendall's p, and the change from the first to the last."""
-    means = [_mean(side) for side in known]
+    means = [centre(side.values) for side in known]
     p = kendall_p(means)
     of_ends = _change(known, 0, len(known) - 1, name) if len(known) > 1 else dict.fromkeys(("change", "change_ci95"))
     return {

@@ -25,7 +25,7 @@ _MAIN = (
 _NAMED = 4
 MARKED = (
     "A change in brackets: against the point before, where it is more than chance (Benjamini-Hochberg: 5 % of those "
-    "shown may be none). A single run is held against how far neighbouring points are apart."
+    "shown may be none). A single run is held against how far neighbouring points mostly are apart."
 )
 
 
@@ -80,6 +80,11 @@ def trend_table(history: History) -> tuple[list[str], list[list[str]]]:
     return ["figure", "points", "first to last", "95 %", "p (Kendall, BH)", "trend"], rows
 
 
+def notes(history: History) -> list[str]:
+    """What a reader should know of the points."""
+    return [*([history["indicative"]] if history["indicative"] else []), *history["notes"]]
+
+
 def as_text(history: History) -> str:
     lines = [
         headline(history),
@@ -88,7 +93,7 @@ def as_text(history: History) -> str:
         "",
         *aligned(*trend_table(history), words=1),
     ]
-    lines += ["", MARKED, *([f"note: {history['indicative']}"] if history["indicative"] else [])]
+    lines += ["", MARKED, *(f"note: {note}" for note in notes(history))]
     lines += [f"left out: {entry['name']}: {entry['why']}" for entry in history["left_out"]]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

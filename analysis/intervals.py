@@ -5,6 +5,7 @@ batches: their means vary more than independence would have it. Pure: arrays in,
 
     mean         batch means (Law & Kelton), fewer batches where the autocorrelation is longer, Student's t
     percentile   binomial bounds on ranks (order statistics) of the effective sample size n / inflation
+    rate         that of a mean; of few counts Poisson's, of as many independent ones
 
 They are intervals of this step as it was: what differs from run to run is not in them.
 """
@@ -58,10 +59,23 @@ def mean_interval(values: Floats) -> Interval | None:
 
 
 def rate_interval(counts: Floats, length_s: float) -> Interval | None:
-    """Of a rate, from what was counted in equal parts of `length_s` seconds together; None where that is little."""
-    if counts.sum() < LEAST_FOR_MEAN or (interval := mean_interval(counts * (counts.size / length_s))) is None:
+    """Of a rate, from what was counted in equal parts of `length_s` seconds together; None where nothing could be."""
+    if not counts.size or not length_s > 0:
         return None
-    return max(interval[0], 0.0), interval[1]
+    if counts.sum() >= LEAST_FOR_MEAN and (interval := mean_interval(counts * (counts.size / length_s))) is not None:
+        return max(interval[0], 0.0), interval[1]
+    mean, deviations = float(counts.mean()), counts - counts.mean()
+    varies = float(deviations @ deviations) / counts.size * correlation_time(deviations)
+    alike = max(varies / mean, 1.0) if mean > 0 else 1.0  # so many counts come together, such as tokens of an answer
+    low, high = _poisson(float(counts.sum()) / alike)
+    return low * alike / length_s, high * alike / length_s
+
+
+def _poisson(number: float) -> Interval:
+    """Of the mean of a Poisson number (Wilson and Hilferty)."""
+    z, above = student(math.inf), number + 1
+    low = number * max(1 - 1 / (9 * number) - z / (3 * math.sqrt(number)), 0.0) ** 3 if number > 0 else 0.0
+    return low, above * (1 - 1 / (9 * above) + z / (3 * math.sqrt(above))) ** 3
 
 
 def share_interval(indicator: Floats) -> Interval | None:

@@ -1,9 +1,10 @@
 """What gates say of a comparison: of each gate and step one verdict, of a gate one, and of all of them one. No clock.
 
 A gate fails where NEW is shown to be beyond its limit with 95 % confidence, passes where NEW is shown to be within it,
-and is not shown where the interval straddles the limit. A step at which a figure was not measured leaves its gate not
-judged. Holm's correction goes over all gates and steps together, because one false alarm stops a release: the chance
-of any is 5 % at most. That all pass needs no correction.
+and is not shown where the limit lies between the bounds, each of which holds with 95 %. NEW with a run that is infinite
+is not within any limit. A step at which a figure was not measured, in whichever run, leaves its gate not judged. Holm's
+correction goes over all gates and steps together, because one false alarm stops a release: the chance of any is 5 % at
+most. That all pass needs no correction.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis import effects
-from analysis.compared import COMPARED, bounded, side_of, typical
-from analysis.effects import ALPHA, Ends, Estimate, Side
+from analysis.compared import COMPARED, bounded, side_of, typical, value_of
+from analysis.effects import ALPHA, Ends, Estimate, Found, Side
 from analysis.sides import RunSet, steps_of
 from loadgen.gates import Gate
 
@@ -30,15 +31,16 @@ _MOST_RUNS = 100
 class _Judged(NamedTuple):
     """A gate at one step: the estimate that it is held against, and the limit on its scale.
 
-    Without an estimate `why` says so; `measured`: the figure is there all the same. `runs` are those that count, a side
-    as it were; with one on a side their spread is not known.
+    Without an estimate `why` says so; `measured`: the figure is there all the same. `may_pass`: no run of NEW is
+    infinite. `runs` are those that count, a side as it were; with one on a side their spread is not known.
     """
 
     gate: Gate
     step: str
-    estimate: Estimate | None
+    estimate: Found | None
     limit: float = math.nan
     measured: bool = True
+    may_pass: bool = True
     why: str | None = None
     runs: tuple[int, ...] = ()
 
@@ -81,16 +83,26 @@ def overall(results: Sequence[dict[str, Any]]) -> str | None:
 
 def _judged(base: RunSet, new: RunSet, gate: Gate, step: str) -> _Judged:
     before, after = (side_of(steps_of(side, step), gate.figure, logarithms=gate.relative) for side in (base, new))
-    if not after.values or (gate.relative and not before.values):
-        lacks = new.name if not after.values else base.name
-        return _Judged(gate, step, None, measured=False, why=f"{lacks}: {COMPARED[gate.figure].title} was not measured")
+    for side in (new, base) if gate.relative else (new,):
+        if lacks := _lacks(side, gate.figure, step):
+            return _Judged(gate, step, None, measured=False, why=lacks)
+    may_pass = (math.inf if gate.sign == "<" else -math.inf) not in after.values
     if not gate.relative:
-        own = effects.level(after, gate.limit)
-        return _Judged(gate, step, own, gate.limit, why=_infinite(NEW=after), runs=(len(after.values),))
+        own, told = effects.level(after), _infinite(NEW=after)
+        return _Judged(gate, step, own, gate.limit, may_pass=may_pass, why=told, runs=(len(after.values),))
     if (estimate := effects.difference(before, after)) is None:
-        return _Judged(gate, step, None, why="it is infinite, or 0, as often on both sides")
-    runs = len(before.values), len(after.values)
-    return _Judged(gate, step, estimate, math.log(gate.limit), why=_infinite(BASE=before, NEW=after), runs=runs)
+        return _Judged(gate, step, None, why="it is infinite, or 0, in every run of both sides")
+    runs, told = (len(before.values), len(after.values)), _infinite(BASE=before, NEW=after)
+    return _Judged(gate, step, estimate, math.log(gate.limit), may_pass=may_pass, why=told, runs=runs)
+
+
+def _lacks(side: RunSet, name: str, step: str) -> str | None:
+    """Which runs lack a figure: what became of the others there is not known."""
+    of = [value_of(one, name) for one in steps_of(side, step)]
+    if None not in of:
+        return None
+    where = f" in {of.count(None)} of {len(of)} runs" if any(value is not None for value in of) else ""
+    return f"{side.name}: {COMPARED[name].title} was not measured{where}"
 
 
 def _infinite(**sides: Side) -> str | None:
@@ -105,7 +117,7 @@ def _typical(side: RunSet, step: str, gate: Gate) -> float | None:
     return typical(steps_of(side, step), gate.figure)
 
 
-def _p(estimate: Estimate, one: _Judged, *, beyond: bool) -> float:
+def _p(estimate: Found, one: _Judged, *, beyond: bool) -> float:
     """Of "NEW is not beyond the limit", or of "NEW is not within it"."""
     upward = (one.gate.sign == "<") == beyond
     return estimate.p_above(one.limit) if upward else estimate.p_below(one.limit)
@@ -116,14 +128,16 @@ def _result(one: _Judged, p: float | None, p_adjusted: float | None, tests: int)
     estimate, why = one.estimate, one.why
     verdict = NOT_SHOWN if one.measured else NOT_MEASURED
     ends: Ends = (None, None)
-    if estimate is not None and p_adjusted is not None:
-        ends = estimate.interval()
+    if estimate is not None and p is not None and p_adjusted is not None:
+        ends = effects.interval(estimate, ALPHA)
         if p_adjusted <= ALPHA:
             verdict = FAIL
-        elif _p(estimate, one, beyond=False) <= ALPHA:
+        elif one.may_pass and _p(estimate, one, beyond=False) <= ALPHA:
             verdict = PASS
-        elif estimate.infinite is None and ends == (None, None):
-            why = "one run has no interval of it"
+        elif p <= ALPHA:
+            why = f"alone it would fail, but {tests} tests are made, and one of them may by chance"
+        elif why is None:
+            why = "one run has no interval of it" if ends == (None, None) else "the limit lies between the bounds"
         if not one.gate.relative:
             ends = bounded(one.gate.figure, ends)
     relative = one.gate.relative
@@ -131,22 +145,22 @@ def _result(one: _Judged, p: float | None, p_adjusted: float | None, tests: int)
         "step": one.step,
         "verdict": verdict,
         "value": change(estimate.value, relative) if estimate else None,
-        "value_ci95": [change(end, relative) for end in ends],
+        "value_bounds95": [change(end, relative) for end in ends],
         "p": p,
         "p_adjusted": p_adjusted,
-        "runs_needed": _runs_needed(estimate, one, tests) if estimate and verdict == NOT_SHOWN else None,
+        "runs_needed": _runs_needed(estimate, one, tests) if verdict == NOT_SHOWN else None,
         "why": why if verdict in (NOT_SHOWN, NOT_MEASURED) else None,
     }
 
 
-def _runs_needed(estimate: Estimate, one: _Judged, tests: int) -> int | None:
+def _runs_needed(estimate: Found | None, one: _Judged, tests: int) -> int | None:
     """How many runs a side would decide it with a probability of 90 %, were all as it seems; None: more than 100.
 
     To fail is harder than to pass: it has to hold among as many `tests` (Holm, at its strictest).
     """
-    away = abs(estimate.value - one.limit)
-    if min(one.runs) < 2 or not 0 < away < math.inf:
+    if not isinstance(estimate, Estimate) or min(one.runs) < 2 or estimate.value == one.limit:
         return None
+    away = abs(estimate.value - one.limit)
     above = estimate.value > one.limit
     alpha = ALPHA / tests if above == (one.gate.sign == "<") else ALPHA
     mean = len(one.runs) / sum(1 / count for count in one.runs)  # as good as so many on each side

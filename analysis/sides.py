@@ -175,6 +175,12 @@ def _comparable(member: Member) -> dict[str, Any]:
     return member.manifest["comparable"] or {}
 
 
+def damaged(members: Iterable[Member]) -> list[str]:
+    """What to say of runs whose files are damaged; nothing without any."""
+    names = [member.path.name for member in members if member.summary["damage"]]
+    return [f"files of {', '.join(names)} are damaged: their reports say what was left out"] if names else []
+
+
 def levels(summary: dict[str, Any]) -> list[str]:
     """The steps of a run, as they are told apart: level, unit, and which of several of that level."""
     names: list[str] = []

@@ -101,6 +101,8 @@ def _asked(texts: dict[str, Any], form: str, output: Path | None) -> tuple[tuple
     none: tuple[Gate, ...] = ()
     gates = reader.take("gate", parse_gates, none)
     problems = list(reader.problems)
+    if texts["gate"] == "":
+        problems.append(f"--gate is empty, and nothing would be judged: give gates such as {EXAMPLE}, or leave it out")
     if form == "junit" and not texts.get("gate"):
         problems.append(f"--format junit has a test case a gate: give --gate {EXAMPLE}")
     if form == "html" and output is None:

@@ -19,7 +19,8 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ORDER = (FAIL, NOT_MEASURED, NOT_SHOWN, PASS)
 METHOD = (
     "The run is the unit of replication: with two runs or more on both sides a figure is compared by Welch's t-test on "
-    "run-level figures (their logarithms where a ratio is compared), otherwise by the intervals within the runs. "
+    "run-level figures (their logarithms where a ratio is compared), otherwise by the intervals within the runs; where "
+    "some are infinite, or 0, by the order of the runs (Smirnov's test, exact). "
     "A gate fails where NEW is shown to be beyond its limit with 95 % confidence, and passes where NEW is shown to be "
     "within it; p of gates is corrected by Holm over all gates and steps, p of figures by Benjamini-Hochberg."
 )
@@ -68,9 +69,9 @@ def gates_in_short(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for gate in comparison["gates"]:
         step = min(gate["steps"], key=lambda s: (_ORDER.index(s["verdict"]), 1.0 if s["p"] is None else s["p"]))
         value = tables.held(gate, step["value"])
-        within = between([tables.held(gate, end) for end in step["value_ci95"]])
+        within = between([tables.held(gate, end) for end in step["value_bounds95"]])
         rows.append([gate["gate"], gate["verdict"], value, within, step["step"]])
-    return ["gate", "verdict", "NEW", "95 %", "at"], rows
+    return ["gate", "verdict", "NEW", "bounds, 95 % each", "at"], rows
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -24,6 +24,7 @@ def page(history: History) -> str:
         points=tables.point_table(history),
         trends=tables.trend_table(history),
         marked=tables.MARKED,
+        notes=tables.notes(history),
         picture=picture,
     )
 

@@ -11,7 +11,10 @@ from loadgen import rundir
 
 # What a summary has at the least, and each of its steps.
 _KEYS = {"simulated_gpu", "steps", "damage"}
-_OF_STEPS = {"level", "unit", "requests", "ok", "cancelled", "success_pct", "qps", "output_tokens_per_s", "gpus"}
+_OF_STEPS = {
+    *("level", "unit", "requests", "ok", "cancelled", "success_pct", "qps", "output_tokens_per_s"),
+    *("in_flight_mean", "resident_tokens_mean", "gpus"),
+}
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:

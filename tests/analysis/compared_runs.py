@@ -32,8 +32,20 @@ def step(level: float, ttft_p95: float | str = 100.0, qps: float = 50.0, **chang
 
 def unanswered(level: float, **changes: Any) -> dict[str, Any]:
     """A step of 1000 requests none of which was answered, as a summary has it."""
-    nothing = {"ok": 0, "success_pct": 0.0, "success_pct_ci95": [0.0, 0.4], "qps": 0.0, "qps_ci95": None}
+    nothing = {"ok": 0, "success_pct": 0.0, "success_pct_ci95": [0.0, 0.4], "qps": 0.0, "qps_ci95": [0.0, 0.2]}
     return step(level, "inf", **nothing, itl_ms={"p95": None}, itl_ms_ci95={"p95": [None, None]}) | changes
+
+
+def hanging(level: float, users: float = 10, **changes: Any) -> dict[str, Any]:
+    """A step whose requests never end: all of them were cut off when it was over."""
+    nothing = {"success_pct": None, "success_pct_ci95": None, "in_flight_mean": users, "resident_tokens_mean": 0.0}
+    cut = {
+        "requests": int(users),
+        "cancelled": int(users),
+        "ttft_ms": {"p95": None},
+        "ttft_ms_ci95": {"p95": [None] * 2},
+    }
+    return unanswered(level) | nothing | cut | changes
 
 
 def member(name: str, steps: Sequence[dict[str, Any]], **changes: Any) -> Member:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from analysis.analyse import SCHEMA
-from analysis.effects import Side
+from analysis.effects import Side, p_differs
 from analysis.history import LEAST_POINTS, change_between, history, kendall_p
 from analysis.history_tables import as_text, headline, point_table, trend_table
 from analysis.report.history_page import page
 from loadgen import rundir
 from loadgen.errors import UsageError
 from tests.analysis import synthetic as syn
-from tests.analysis.compared_runs import step
+from tests.analysis.compared_runs import hanging, step, unanswered
 
 
 def saved(runs: Path, number: int, ttft_p95: float, levels: tuple[int, ...] = (10,), **changes: Any) -> Path:
@@ -126,7 +126,7 @@ def test_changes_of_few_single_runs_are_not_marked(tmp_path: Path) -> None:
     assert {tuple(trend["change_ci95"]) for trend in found["trends"]} == {(None, None)}
 
 
-@pytest.mark.parametrize("points", [LEAST_POINTS, 12])
+@pytest.mark.parametrize("points", [LEAST_POINTS, 7, 12, 30])
 def test_single_runs_that_differ_by_chance_are_rarely_marked_and_a_jump_is(points: int) -> None:
     """2 % from run to run, where the interval within a run reaches 1 %."""
     rng = np.random.default_rng(3)
@@ -139,11 +139,68 @@ def test_single_runs_that_differ_by_chance_are_rarely_marked_and_a_jump_is(point
             logarithms = (values + rise * (np.arange(points) >= 3)).tolist()
             found = change_between([Side((v,), 0.0, ((v - 0.01, v + 0.01),)) for v in logarithms], 2, 3)
             assert found is not None
-            seen += found.p_differs() < 0.05
+            p = p_differs(found)
+            seen += p is not None and p < 0.05
         return seen / tried
 
     assert told(0.0) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tried)
     assert told(0.3) > 0.9
+
+
+@pytest.mark.parametrize("points", [8, 12, 16])
+def test_one_odd_point_is_marked_and_hides_nothing(points: int, tmp_path: Path) -> None:
+    """One night at a hundred times the latency; the last one is twice as slow."""
+    values = (100 * np.random.default_rng(points).uniform(0.99, 1.01, points)).tolist()
+    values[3], values[-1] = 10_000.0, 200.0
+    for number, value in enumerate(values):
+        saved(tmp_path, number, value)
+    figures = [point["figures"]["ttft_p95"] for point in history("nightly", tmp_path, None)["points"]]
+    assert [place for place, figure in enumerate(figures) if figure["differs"]] == [3, 4, points - 1]
+
+
+def test_a_last_run_that_answers_nothing_is_marked(tmp_path: Path) -> None:
+    """Alone among single runs, however few they are."""
+    for number in range(3):
+        saved(tmp_path, number, 100.0 + number)
+    path = saved(tmp_path, 3, 100.0) / rundir.REPORT / "summary.json"
+    for last in (unanswered(10), hanging(10)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": [last]}))
+        found = history("nightly", tmp_path, None)["points"][-1]["figures"]
+        assert found["ttft_p95"]["differs"] and found["ttft_p95"]["change"] == "inf"
+        assert found["qps"]["differs"] and found["qps"]["change"] == -100
+
+
+def test_a_figure_of_0_beside_one_that_is_infinite_has_a_history(tmp_path: Path) -> None:
+    """A point of two repeats: gaps of 0 ms, read together, and no answer at all."""
+    for number in range(4):
+        repeat = {"number": number - 1, "of": 2, "group": "run-2"} if number > 1 else None
+        path = saved(tmp_path, number, 100.0, repeat=repeat) / rundir.REPORT / "summary.json"
+        steps = [step(10, itl_ms={"p50": 0.0}) if number < 3 else unanswered(10, itl_ms={"p50": None})]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": steps}))
+    last = history("nightly", tmp_path, None)["points"][-1]["figures"]["itl_p50"]
+    assert last["value"] is None and last["runs"] == [0.0, "inf"]
+
+
+def test_runs_that_cannot_be_used_are_named_and_damage_is_told(tmp_path: Path) -> None:
+    for number in range(5):
+        saved(tmp_path, number, 100.0)
+
+    def damaged(number: int, file: str) -> None:
+        path = tmp_path / f"run-{number}" / rundir.REPORT / "summary.json"
+        of = {"damage": [{"file": file, "text": "it is cut"}]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | of))
+
+    damaged(0, "requests/worker-0.arrow")
+    damaged(1, "steps.jsonl")
+    damaged(2, "telemetry/local/host.arrow")
+    (tmp_path / "run-3" / rundir.MANIFEST).write_text("{")
+    found = history("nightly", tmp_path, None)
+    assert [point["name"] for point in found["points"]] == ["run-2", "run-4"]
+    why = {entry["name"]: entry["why"] for entry in found["left_out"]}
+    assert why["run-0"] == "requests/worker-0.arrow: it is cut" and why["run-1"] == "steps.jsonl: it is cut"
+    assert why["run-3"].startswith("its label is not known: ") and "run.json is damaged" in why["run-3"]
+    told = "files of run-2 are damaged: their reports say what was left out"
+    assert found["notes"] == [told] and told in as_text(found) and told in page(found)
 
 
 @pytest.mark.parametrize("size", [3, 4, 5, 6])

@@ -89,7 +89,7 @@ def test_too_few_values_have_no_interval() -> None:
     assert mean_interval(np.arange(10.0)) is None
     assert percentile_bounds(np.zeros(0)) == {}
     assert share_interval(np.zeros(0)) is None
-    assert rate_interval(np.eye(1, 1000)[0], 10.0) is None
+    assert rate_interval(np.zeros(0), 10.0) is None and rate_interval(np.zeros(1000), 0.0) is None
     assert mean_interval(np.append(np.arange(100.0), np.inf)) is None
 
 
@@ -102,3 +102,22 @@ def test_rates_of_a_poisson_process_are_held() -> None:
     rng = np.random.default_rng(5)
     ends = [rate_interval(rng.poisson(0.4, 1000).astype(float), 20.0) or (0.0, 0.0) for _ in range(400)]
     assert 0.90 <= np.mean([low <= 20 <= high for low, high in ends]) <= 0.99
+
+
+@pytest.mark.parametrize(("number", "low", "high"), [(0, 0.0, 3.689), (3, 0.619, 8.767), (27, 17.79, 39.28)])
+def test_rates_of_few_counts_have_the_interval_of_poissons_table(number: int, low: float, high: float) -> None:
+    counts = np.zeros(1000)
+    counts[np.linspace(0, 999, number).astype(int)] = 1
+    assert rate_interval(counts, 20.0) == pytest.approx((low / 20, high / 20), rel=0.03)
+
+
+def test_few_counts_that_come_together_tell_of_as_many_as_come_by_themselves() -> None:
+    rng = np.random.default_rng(6)
+    held = []
+    for _ in range(300):
+        counts = np.zeros(1000)
+        for begin in rng.integers(0, 1000, rng.poisson(8)):
+            np.add.at(counts, (begin + rng.integers(0, 10, 40)) % 1000, 1)
+        low, high = rate_interval(counts, 20.0) or (0.0, 0.0)
+        held.append(low <= 16 <= high)
+    assert np.mean(held) >= 0.90

@@ -91,6 +91,7 @@ def test_every_format(loadgen: str, runs: Path, tmp_path: Path) -> None:
         (("v1-0", "v2-0", "--gate", "qps<+5%"), 2, "--gate: 'qps<+5%' is the wrong way round"),
         (("v1-0", "v2-0", "--format", "junit"), 2, "--gate"),
         (("v1-0", "v2-0", "--strict"), 2, "--gate"),
+        (("v1-0", "v2-0", "--gate", ""), 2, "--gate is empty, and nothing would be judged"),
         (("v1-0", "v2-0", "--format", "html"), 2, "--output"),
         (("v1-0", "v2-0", "--output", "/no/such/folder/c"), 1, "cannot write"),
     ],

@@ -123,8 +123,8 @@ def page(text: str, sizes: Sequence[float]) -> str:
     command = "python -m benchmarks.analysis_scale " + " ".join(f"--requests {size:g}" for size in sizes) + " --write"
     return (
         "# Reports of long runs\n\n"
-        "Time and peak memory of `loadgen report`, figures and page and the processes that draw included: requests with a worker's "
-        "records of a flush of half a second each, and telemetry of a host with 8 GPUs at 10 Hz. "
+        "Time and peak memory of `loadgen report`, figures and page and the processes that draw included: requests "
+        "with a worker's records of a flush of half a second each, and telemetry of a host with 8 GPUs at 10 Hz. "
         f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d', time.gmtime())}.\n\n"
         f"`{command}`\n\n{text}"
     )

@@ -18,8 +18,9 @@ def hung(step: Step) -> bool:
     """
     if step["success_pct"] is not None:
         return False
-    came = any(_number(step[name]) > 0 for name in ("qps", "output_tokens_per_s", "resident_tokens_mean"))
-    return _number(step["in_flight_mean"]) > 0 and not came
+    came = any(_number(step[name]) > 0 for name in ("qps", "output_tokens_per_s"))
+    streamed = step["resident_tokens_mean"] is None or step["resident_tokens_mean"] > 0  # None: of unknown prompts
+    return _number(step["in_flight_mean"]) > 0 and not came and not streamed
 
 
 def unanswered(step: Step) -> bool:

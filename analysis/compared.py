@@ -135,6 +135,7 @@ def side_of(steps: Sequence[Step], name: str, *, logarithms: bool) -> Side:
         tuple(map(scale, known)),
         _least_error(steps, name, known, logarithms=logarithms),
         tuple((None if low is None else scale(low), None if high is None else scale(high)) for low, high in within),
+        silent=all(unanswered(step) for step, _ in having),
     )
 
 

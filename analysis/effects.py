@@ -33,12 +33,14 @@ _NORMAL_FROM = 1e6
 class Side(NamedTuple):
     """One side's figure: a value a run, and the least standard error that their mean is taken to have.
 
-    `within` has the interval of each run by itself; an end that is not known is None. It may be left out.
+    `within` has the interval of each run by itself; an end that is not known is None. It may be left out. `silent`: no
+    run answered anything.
     """
 
     values: tuple[float, ...]
     least_error: float = 0.0
     within: tuple[Ends, ...] = ()
+    silent: bool = False
 
     def only(self) -> Ends:
         """The interval of the only run, where there is but one."""
@@ -78,7 +80,7 @@ class Estimate(NamedTuple):
 class Ranked(NamedTuple):
     """A difference of sides of which some runs are infinite: their order is known, and not how far they are apart.
 
-    All runs of a side infinite, and those of the other beyond what their intervals hold: that is certain, p is 0.
+    Where each run of a side is infinite at the nearer end of its interval too, or 0, and none of the other near: p is 0.
     """
 
     base: Side
@@ -90,8 +92,10 @@ class Ranked(NamedTuple):
         return ranks.centre(self.new.values) - ranks.centre(self.base.values)
 
     def p_above(self, limit: float) -> float:
-        one_way = set(self.new.values) == {math.inf} or set(self.base.values) == {-math.inf}
-        if one_way and min(self.new.ends(0)) > max(self.base.ends(1)) + limit:
+        if self.value < limit:  # sides that cross lie apart either way
+            return 1.0
+        none_ends = min(self.new.ends(0)) == math.inf or set(self.base.values) == {-math.inf}
+        if none_ends and min(self.new.ends(0)) > max(self.base.ends(1)) + limit:
             return 0.0
         return ranks.smirnov_p([value + limit for value in self.base.values], self.new.values)
 
@@ -100,7 +104,7 @@ class Ranked(NamedTuple):
 
 
 class Level(NamedTuple):
-    """A side by itself of which some runs are infinite: how many lie beyond a limit; surely all of them: p is 0."""
+    """A side by itself of which some runs are infinite: how many lie beyond a limit; all surely infinite: p is 0."""
 
     new: Side
 
@@ -109,7 +113,7 @@ class Level(NamedTuple):
         return ranks.centre(self.new.values)
 
     def p_above(self, limit: float) -> float:
-        if min(self.new.ends(0)) > limit:
+        if min(self.new.ends(0)) == math.inf:
             return 0.0
         return ranks.sign_p(sum(value > limit for value in self.new.values), len(self.new.values))
 

@@ -58,8 +58,9 @@ class Resident(NamedTuple):
     unknown: Floats
 
     def mean(self, prompt: float | None) -> Floats:
-        """Tokens, with so many for a prompt that is not known; NaN where no prompt is."""
-        return np.asarray(self.tokens + self.unknown * (np.nan if prompt is None else prompt))
+        """Tokens, with so many for a prompt that is not known; NaN in bins with such a one, where no prompt is."""
+        of_unknown = self.unknown * (np.nan if prompt is None else prompt)
+        return np.asarray(self.tokens + np.where(self.unknown > 0, of_unknown, 0.0))
 
 
 def resident(frame: pd.DataFrame, edges: Floats) -> Resident:

@@ -106,7 +106,8 @@ def _unreadable(runs_dir: Path) -> list[RunRow]:
 def _useless(member: Member) -> str | None:
     """Why a run has no figures to show: records of its requests are lost, or its steps are."""
     for finding in member.summary["damage"]:
-        if finding["file"].partition("/")[0] in (rundir.REQUESTS, rundir.STEPS):
+        folder, _, name = finding["file"].partition("/")
+        if folder in (rundir.REQUESTS, rundir.STEPS) and not name.endswith(".errors.jsonl"):  # those are but examples
             return f"{finding['file']}: {finding['text']}"
     return None if any(one["level"] for one in member.summary["steps"]) else "it has no step with a load"
 
@@ -180,8 +181,10 @@ def change_between(sides: Sequence[Side], before: int, after: int) -> Estimate |
     """
     found = effects.difference(sides[before], sides[after])
     one, other = sides[before], sides[after]
-    if not isinstance(found, Estimate) or min(len(one.values), len(other.values)) > 1:
+    if min(len(one.values), len(other.values)) > 1:
         return found
+    if not isinstance(found, Estimate):  # failures reach a percentile in one run, and in the next one not
+        return found if one.silent or other.silent else None
     known = [side for side in sides if side.values and all(map(math.isfinite, side.values))]
     if len(known) < LEAST_POINTS:
         return None

@@ -58,15 +58,18 @@ def mean_interval(values: Floats) -> Interval | None:
     return mean - reach, mean + reach
 
 
-def rate_interval(counts: Floats, length_s: float) -> Interval | None:
-    """Of a rate, from what was counted in equal parts of `length_s` seconds together; None where nothing could be."""
+def rate_interval(counts: Floats, length_s: float, together: float = 1.0) -> Interval | None:
+    """Of a rate, from what was counted in equal parts of `length_s` seconds together; None where nothing could be.
+
+    At least so many counts come `together`, such as the tokens of an answer.
+    """
     if not counts.size or not length_s > 0:
         return None
     if counts.sum() >= LEAST_FOR_MEAN and (interval := mean_interval(counts * (counts.size / length_s))) is not None:
         return max(interval[0], 0.0), interval[1]
     mean, deviations = float(counts.mean()), counts - counts.mean()
     varies = float(deviations @ deviations) / counts.size * correlation_time(deviations)
-    alike = max(varies / mean, 1.0) if mean > 0 else 1.0  # so many counts come together, such as tokens of an answer
+    alike = max(varies / mean if mean > 0 else 0.0, together)
     low, high = _poisson(float(counts.sum()) / alike)
     return low * alike / length_s, high * alike / length_s
 

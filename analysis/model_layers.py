@@ -56,17 +56,24 @@ def cached_layers(shapes: Fields, layers: int) -> tuple[int, int, int | None, st
 def _kinds(shapes: Fields, layers: int) -> list[str] | None:
     """What each layer is, where the config says it; or a pattern of it, as "LLLG": local, local, local, global.
 
-    Or a period in which one layer has attention.
+    Or 1 for each that has attention, or a period in which one has.
     """
     kinds, pattern = shapes.all.get("layer_types"), shapes.all.get("sliding_window_pattern")
     if kinds is None and isinstance(pattern, str) and set(pattern) in ({"L", "G"}, {"L"}, {"G"}):
         names = {"L": "sliding_attention", "G": "full_attention"}
         return [names[pattern[layer % len(pattern)]] for layer in range(layers)]
     if kinds is None:
-        return _by_period(shapes, layers)
+        return _by_number(shapes, layers) or _by_period(shapes, layers)
     if not isinstance(kinds, list) or len(kinds) < layers or not all(isinstance(kind, str) for kind in kinds):
         raise ValueError("has layer_types that are not a name for each layer")
     return kinds[:layers]
+
+
+def _by_number(shapes: Fields, layers: int) -> list[str] | None:
+    numbers = shapes.all.get("attn_type_list")
+    if not isinstance(numbers, list) or len(numbers) < layers or any(number not in (0, 1) for number in numbers):
+        return None
+    return ["full_attention" if number else "linear_attention" for number in numbers[:layers]]
 
 
 def _by_period(shapes: Fields, layers: int) -> list[str] | None:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+from analysis.steady import CHANGED
+
 Step = Mapping[str, Any]
 
 KNEE = 0.5
@@ -97,12 +99,16 @@ def _unsent(step: Step) -> float:
 def got_through(step: Step) -> float | None:
     """Of what was due in the open model, the share that was sent, or that succeeded where that is less.
 
-    Not what ended meanwhile: answers that take long end later, all of them. None in the closed model.
+    Not what ended meanwhile, as answers that take long end later, all of them; but where each takes longer than those
+    before it, what did not end piles up. None in the closed model.
     """
     if not step["rate"] or not step["rate"]["due"]:
         return None
-    succeeded = 1.0 if step["success_pct"] is None else step["success_pct"] / 100
-    return float(min(step["rate"]["delivered"] / step["rate"]["due"], succeeded))
+    due, slower = step["rate"]["due"], (step.get("drift_pct") or {}).get("e2e")
+    shares = [step["rate"]["delivered"] / due, 1.0 if step["success_pct"] is None else step["success_pct"] / 100]
+    if slower and slower[0] > 100 * CHANGED:
+        shares.append((step["qps"] or 0.0) / due)
+    return float(min(shares))
 
 
 def stuck(step: Step) -> float:

@@ -54,8 +54,10 @@ def replicas(
 
     Raises UsageError when the GPUs of a replica do not divide those of the run.
     """
-    seen = how_many(only_serving(summary["steps"]))
+    seen, watched = how_many(only_serving(summary["steps"])), how_many(summary["steps"])
     each = demand.gpus_per_replica or seen or None
+    if each and seen:  # a replica may have idle ones
+        seen = min(math.ceil(seen / each) * each, watched)
     if each and seen % each:
         raise UsageError(
             f"--gpus-per-replica: {each} does not divide the {seen} GPUs of the run: give the number that a replica had"
@@ -68,7 +70,7 @@ def replicas(
         assumptions.append(f"A replica is the run's whole endpoint{own}: give --gpus-per-replica when it had several.")
     elif not seen:
         assumptions.append(f"No GPU was seen in the run: its endpoint is taken to be one replica of {each} GPUs.")
-    if idle := how_many(summary["steps"]) - seen:
+    if idle := watched - seen:
         assumptions.append(f"GPUs that ran nothing in the run ({idle}) are of no replica.")
     if each is None:
         warnings.append("no GPU was seen in the run: GPUs and cost are not known; give --gpus-per-replica")

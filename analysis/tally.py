@@ -149,7 +149,7 @@ class Tally:
             **{name: self._rate(float(self._ended[name].sum())) for name in _ENDED[:3]},
             "output_tokens_per_s": self._rate(float(tokens.sum())) if has_tokens else None,
             **{f"{name}_ci95": rate_interval(self._ended[name], window.length_s) for name in _ENDED[:3]},
-            "output_tokens_per_s_ci95": rate_interval(tokens, window.length_s),
+            "output_tokens_per_s_ci95": rate_interval(tokens, window.length_s, max(1.0, sums["tokens"] / max(ok, 1))),
             **self._goodput(ok, counted),
             "rate": self._rates(requests) if window.open else None,
             "tokens": {

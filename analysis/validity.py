@@ -16,8 +16,16 @@ GOOD, WARN, BAD, UNKNOWN = "good", "warn", "bad", "unknown"
 _MOST_LEVELS = 5
 _TO_THE_LETTER = frozenset({"locust_mismatch", "user_error", "damage", "data_problem"})
 _LOST = frozenset({"worker_lost", "collector_lost", "agent_lost", "samples_lost", "bad_rows", "gpu_lost"})
-_LOAD = ("hung", "no_requests", "load_not_delivered", "dropped", "simulator_late", "no_step_end")
-_SAMPLE = ("not_steady", "littles_law", "few_requests", "few_independent", "many_cancelled", "many_ended_after")
+_LOAD = ("hung", "load_not_delivered", "dropped", "simulator_late", "no_step_end")
+_SAMPLE = (
+    "no_requests",
+    "not_steady",
+    "littles_law",
+    "few_requests",
+    "few_independent",
+    "many_cancelled",
+    "many_ended_after",
+)
 _TIME = ("telemetry_gap", "telemetry_blurred", "server_gap")
 _CLOCK = ("clock_moved", "clock_blurred", "time_of_day", "suspended")
 _SAID = {

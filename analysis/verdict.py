@@ -144,11 +144,12 @@ def _slo(summary: Summary) -> Iterator[Line]:
             break
         if names:
             lacking = lacking or f"at {step['level']} {unit} {names} was not measured"
-        elif not lacking:
+        else:  # a lighter load is served no worse
             met.append(step)
+            lacking = ""
     where = "" if lacking else "not met at any step" if breaking else "no step reached its level"
     if met:
-        where = "met up to" if lacking or breaking else "met at every step, up to"
+        where = "met up to" if len(met) < len(summary["steps"]) else "met at every step, up to"
         where += f" {met[-1]['level']} {unit}{_good(met[-1])}"
     state = (WARN if met else BAD) if breaking else GOOD if met and not lacking else UNKNOWN
     yield line("slo", state, f"{text}: {'; '.join(filter(None, (where, lacking, breaking)))}.", "steps")

@@ -25,7 +25,7 @@ _OPTIONS = (
     Option("headroom", "SHARE", "20%", "what ordinary operation leaves free of the capacity within the SLO"),
     Option("spare", "N", "1", "replicas on top, for when some are lost"),
     Option("gpu-hour", "PRICE", None, "price of a GPU for an hour, in any currency; without: no cost"),
-    Option("gpus-per-replica", "N", None, "GPUs of one replica; default: all that were seen in the run"),
+    Option("gpus-per-replica", "N", None, "GPUs of one replica; default: all of the run that serve"),
 )
 
 

@@ -24,6 +24,9 @@ from analysis.plots import canvas
 # More would wait for the one with the largest figure; each takes 0.15 GB.
 MOST = 4
 
+# With the modules that are ours here: not those of the directory where we are.
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from analysis.report.artists import work; work()"
+
 # A function of plots/ and its arguments; it returns None when there are no data for the figure.
 Job = tuple[Callable[..., Figure | None], *tuple[Any, ...]]
 
@@ -49,7 +52,7 @@ class Artists:
 @contextlib.contextmanager
 def artists() -> Iterator[Artists]:
     """One a core, up to MOST."""
-    command = [sys.executable, "-m", "analysis.report.artists"]
+    command = [sys.executable, "-c", _BEGIN, *sys.path]
     count = min(MOST, len(os.sched_getaffinity(0)))
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(count))
@@ -79,8 +82,8 @@ def _save(folder: Path, name: str, function: Callable[..., Figure | None], *argu
     return figure is not None
 
 
-def _work() -> None:
-    """Draw what the input asks for, when it is there as a whole."""
+def work() -> None:
+    """The process that draws: draw what the input asks for, when it is there as a whole."""
     asked = sys.stdin.buffer.read()
     if not asked:
         return
@@ -93,7 +96,3 @@ def _work() -> None:
         done = error
     with contextlib.suppress(BrokenPipeError):  # nobody waits any more
         os.write(sys.stdout.fileno(), pickle.dumps(done))
-
-
-if __name__ == "__main__":
-    _work()

@@ -13,7 +13,7 @@ from loadgen import rundir
 _KEYS = {"simulated_gpu", "steps", "damage"}
 _OF_STEPS = {
     *("level", "unit", "requests", "ok", "cancelled", "success_pct", "qps", "output_tokens_per_s"),
-    *("in_flight_mean", "resident_tokens_mean", "gpus"),
+    *("in_flight_mean", "in_flight_http_error", "resident_tokens_mean", "gpus"),
 }
 
 

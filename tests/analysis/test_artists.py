@@ -35,6 +35,13 @@ def test_what_a_figure_raises_is_raised_where_it_is_waited_for(tmp_path: Path) -
             wait()
 
 
+def test_modules_of_the_directory_where_one_is_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "analysis.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    with artists() as drawing:
+        assert drawing.draw(tmp_path, {"rising": (drawn, 1, 2, 3)})() == {"rising"}
+
+
 def test_a_killed_process_is_said(tmp_path: Path) -> None:
     with artists() as drawing:
         for process in drawing.processes:

@@ -167,7 +167,7 @@ def test_failures_break_an_objective_between_the_steps_around_them() -> None:
     assert any("holds again" in warning for warning in made["warnings"])
 
 
-HUNG = {"qps": 0.0, "success_pct": None, "output_tokens_per_s": 0.0, "resident_tokens_mean": None}
+HUNG = {"qps": 0.0, "success_pct": None, "output_tokens_per_s": 0.0, "resident_tokens_mean": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,17 @@ def test_gpus_that_ran_nothing_are_in_no_replica() -> None:
         assert [text for text in told if text not in alone["assumptions"]] == [
             "GPUs that ran nothing in the run (6) are of no replica."
         ]
+
+
+def test_a_replica_may_have_gpus_that_ran_nothing() -> None:
+    """A node of eight is rented as a whole, and two serve."""
+    run = known()
+    for entry in run["steps"]:
+        entry["gpus"] = [*entry["gpus"], *(gpu(k, 0.2) for k in range(2, 8))]
+    made = plan(run, replace(DEMAND, gpus_per_replica=8)).plan
+    assert (made["gpus_seen"], made["replicas_measured"]) == (8, 1)
+    with pytest.raises(UsageError, match="9 does not divide the 8 GPUs"):
+        plan(run, replace(DEMAND, gpus_per_replica=9))
 
 
 def test_without_gpus_the_plan_has_replicas_alone() -> None:

@@ -23,7 +23,7 @@ from tests.analysis import synthetic as syn
 from tests.analysis.compared_runs import hanging, step, unanswered
 
 
-def saved(runs: Path, number: int, ttft_p95: float, levels: tuple[int, ...] = (10,), **changes: Any) -> Path:
+def saved(runs: Path, number: int, ttft_p95: float | str, levels: tuple[int, ...] = (10,), **changes: Any) -> Path:
     """A run that has its report already, so that nothing is analysed."""
     run = syn.make(
         runs / f"run-{number}", levels, created=f"2026-01-01T{number:02d}:00:00Z", label="nightly", **changes
@@ -170,6 +170,15 @@ def test_a_last_run_that_answers_nothing_is_marked(tmp_path: Path) -> None:
         assert found["qps"]["differs"] and found["qps"]["change"] == -100
 
 
+def test_a_percentile_that_failures_reach_now_and_then_is_no_change(tmp_path: Path) -> None:
+    """Of single runs: how often it does is what differs from run to run."""
+    for number in range(8):
+        saved(tmp_path, number, "inf" if number % 2 else 100.0)
+    figures = [point["figures"]["ttft_p95"] for point in history("nightly", tmp_path, None)["points"]]
+    assert [figure["value"] for figure in figures[:2]] == [pytest.approx(100.0), "inf"]
+    assert [figure["p"] for figure in figures] == [None] * 8
+
+
 def test_a_figure_of_0_beside_one_that_is_infinite_has_a_history(tmp_path: Path) -> None:
     """A point of two repeats: gaps of 0 ms, read together, and no answer at all."""
     for number in range(4):
@@ -193,13 +202,14 @@ def test_runs_that_cannot_be_used_are_named_and_damage_is_told(tmp_path: Path) -
     damaged(0, "requests/worker-0.arrow")
     damaged(1, "steps.jsonl")
     damaged(2, "telemetry/local/host.arrow")
+    damaged(4, "requests/worker-0.errors.jsonl")
     (tmp_path / "run-3" / rundir.MANIFEST).write_text("{")
     found = history("nightly", tmp_path, None)
     assert [point["name"] for point in found["points"]] == ["run-2", "run-4"]
     why = {entry["name"]: entry["why"] for entry in found["left_out"]}
     assert why["run-0"] == "requests/worker-0.arrow: it is cut" and why["run-1"] == "steps.jsonl: it is cut"
     assert why["run-3"].startswith("its label is not known: ") and "run.json is damaged" in why["run-3"]
-    told = "files of run-2 are damaged: their reports say what was left out"
+    told = "files of run-2, run-4 are damaged: their reports say what was left out"
     assert found["notes"] == [told] and told in as_text(found) and told in page(found)
 
 

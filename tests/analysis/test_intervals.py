@@ -121,3 +121,10 @@ def test_few_counts_that_come_together_tell_of_as_many_as_come_by_themselves() -
         low, high = rate_interval(counts, 20.0) or (0.0, 0.0)
         held.append(low <= 16 <= high)
     assert np.mean(held) >= 0.90
+
+
+def test_the_tokens_of_one_slow_answer_are_no_dozen_independent_ones() -> None:
+    counts = np.zeros(1000)
+    counts[:120:10] = 1
+    low, high = rate_interval(counts, 60.0, together=12) or (0.0, 0.0)
+    assert low < 0.1 * 12 / 60 and high > 5 * 12 / 60

@@ -284,6 +284,8 @@ def test_few_layers_of_a_period_hold_tokens_and_have_experts(
         (GEMMA_2_9B | {"model_type": "gemma3_text"}, 7, 35),
         (LLAMA_8B | {"model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"}, 8, 24),
         (QWEN_7B, 28, 0),
+        (LLAMA_8B | {"attn_type_list": [1] * 32}, 32, 0),
+        (LLAMA_8B | {"attn_type_list": [*[0] * 7, 1] * 4}, 4, 0),
         (QWEN_7B | {"use_sliding_window": None, "max_window_layers": 20}, 28, 0),
         (QWEN_7B | {"use_sliding_window": True, "max_window_layers": 20}, 20, 8),
         (LLAMA_8B | {"model_type": "mistral", "sliding_window": 4096, "use_sliding_window": None}, 0, 32),
@@ -299,6 +301,7 @@ def test_which_layers_have_the_window(fields: dict[str, Any], full: int, windowe
     [
         ({"sliding_window": 4096}, "does not say which layers"),
         ({"hybrid_override_pattern": "M-M*" * 8}, "has hybrid_override_pattern, by which its layers differ"),
+        ({"attn_type_list": [2] * 32}, "has attn_type_list, by which its layers differ"),
         ({"num_kv_shared_layers": 8, "layer_types": ["full_attention"] * 32}, "has num_kv_shared_layers"),
         ({"layer_types": ["sliding_attention"] * 32}, "does not say how large"),
         ({"quantization_config": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "'NVFP4', which is unknown"),

@@ -126,6 +126,13 @@ def test_of_what_was_due_in_the_open_model_less_got_through_whatever_ended_meanw
     assert pileup.stuck(asked | {"rate": None}) == 0
 
 
+def test_what_does_not_end_has_not_got_through_where_each_answer_takes_longer() -> None:
+    """Twice what the server can do: nothing fails, and the queue grows as long as the step lasts."""
+    asked = step(20, 10.0, rate={"due": 20.0, "delivered": 20.0}, success_pct=100.0)
+    for drift, through in ((None, 1.0), ([-3.0, 4.0], 1.0), ([80.0, 120.0], 0.5)):
+        assert pileup.got_through(asked | {"drift_pct": {"qps": None, "e2e": drift}}) == through
+
+
 def test_without_a_lighter_step_all_that_is_in_flight_counts() -> None:
     steps = [step(users, 10.0, in_flight_mean=19.0, server={"running": 15.0, "waiting": 0.0}) for users in (19, 30)]
     found = pileup.pile_up(steps[1], ())

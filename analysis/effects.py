@@ -80,7 +80,7 @@ class Estimate(NamedTuple):
 class Ranked(NamedTuple):
     """A difference of sides of which some runs are infinite: their order is known, and not how far they are apart.
 
-    Where each run of a side is infinite at the nearer end of its interval too, or 0, and none of the other near: p is 0.
+    Where each run of a side is infinite at the nearer end of its interval too, or 0, none of the other near: p is 0.
     """
 
     base: Side

@@ -144,11 +144,11 @@ def _load(summary: Summary) -> Line:
 
 
 def _sample(summary: Summary) -> Line:
+    if not any(step["requests"] for step in summary["steps"]):
+        return line("sample", BAD, "No step has a request.", "steps")
     found = _said(summary, _SAMPLE)
     if found:
         return line("sample", WARN, _sentence(found), "intervals")
-    if not any(step["requests"] for step in summary["steps"]):
-        return line("sample", BAD, "No step has a request.", "steps")
     unsure = [step["level"] for step in summary["steps"] if step["steady"] is None]
     if unsure:
         told = f"Whether it was steady is not known at {levels_text(summary, unsure)}."
